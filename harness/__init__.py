@@ -1,0 +1,1 @@
+"""The benchmark-regression service around the kernels of `iroot`."""

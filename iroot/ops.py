@@ -1,0 +1,58 @@
+"""The matmul operations an algorithm may use, as a protocol, and its torch backend.
+
+A method never calls `torch.matmul` itself: it asks an `Ops` object made for one precision and one device. What a
+product costs, how its operands are rounded and which kernel runs is decided here.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from iroot.precision import Precision
+
+
+class Ops(Protocol):
+    """Matrix products of one precision on one device. Operands are (..., m, n), batch dimensions equal on both sides.
+
+    Every result is in `storage` (emulated formats: float32 tensors that hold representable values only).
+    """
+
+    precision: Precision
+    device: torch.device
+
+    @property
+    def storage(self) -> torch.dtype:
+        """The dtype that iterates are held in."""
+        ...
+
+    def arithmetic(self) -> AbstractContextManager[None]:
+        """Set the process-wide switches (TF32) the precision needs; enter once around a whole call of a method."""
+        ...
+
+    def cast(self, A: Tensor) -> Tensor:
+        """A rounded to the storage format."""
+        ...
+
+    def matmul(self, A: Tensor, B: Tensor) -> Tensor:
+        """A B."""
+        ...
+
+    def matmul_add(self, A: Tensor, B: Tensor, C: Tensor, *, alpha: float = 1.0, beta: float = 1.0) -> Tensor:
+        """beta C + alpha A B."""
+        ...
+
+    def gram(self, G: Tensor) -> Tensor:
+        """G G^T, symmetric."""
+        ...
+
+    def symmetric_matmul(self, A: Tensor, B: Tensor) -> Tensor:
+        """A B for A, B symmetric whose product is known to be symmetric (they commute)."""
+        ...
+
+    def symmetric_quadratic(self, A: Tensor, a: float, b: float, c: float) -> Tensor:
+        """a I + b A + c A^2 for A symmetric."""
+        ...

@@ -1,0 +1,118 @@
+"""The precision table: the arithmetic plan of a method, one row each.
+
+A row says in which number format the operands of every matrix product are, in which dtype the iterates are stored
+between products, and how the product is executed. Products accumulate in float32 (float64 for `fp64`, int32 for
+`int8`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from iroot.errors import UnknownNameError
+
+Execution = Literal["native", "emulated", "simulated"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """One arithmetic plan.
+
+    Attributes:
+        name: the id used in manifests, cases and reports.
+        operand: number format of product operands.
+        storage: torch dtype the iterates and results are held in (emulated formats live in float32).
+        unit_roundoff: largest relative rounding error of `operand` (for integers: half a step of a full-scale value).
+        execution: `native` uses the machine's own unit; `emulated` rounds operands to the format and multiplies in
+            float32; `simulated` quantises and dequantises with a per-tensor scale and multiplies in `storage`.
+        capability: lowest CUDA compute capability that has the unit, or None where no GPU unit is needed.
+        cpu: whether a CPU has it.
+        summary: one line for reports.
+    """
+
+    name: str
+    operand: str
+    storage: torch.dtype
+    unit_roundoff: float
+    execution: Execution
+    capability: tuple[int, int] | None
+    cpu: bool
+    summary: str
+
+
+_ROWS = (
+    Precision(name="fp64", operand="float64", storage=torch.float64, unit_roundoff=2.0**-53, execution="native",
+              capability=(6, 0), cpu=True, summary="float64 throughout; the reference"),
+    Precision(name="fp32", operand="float32", storage=torch.float32, unit_roundoff=2.0**-24, execution="native",
+              capability=(3, 5), cpu=True, summary="float32 throughout, TF32 off"),
+    Precision(name="tf32", operand="tfloat32", storage=torch.float32, unit_roundoff=2.0**-11, execution="native",
+              capability=(8, 0), cpu=False, summary="float32 storage, TF32 tensor-core products"),
+    Precision(name="bf16", operand="bfloat16", storage=torch.bfloat16, unit_roundoff=2.0**-8, execution="native",
+              capability=(8, 0), cpu=False, summary="bfloat16 operands and storage, float32 accumulation"),
+    Precision(name="fp16", operand="float16", storage=torch.float16, unit_roundoff=2.0**-11, execution="native",
+              capability=(7, 0), cpu=False, summary="float16 operands and storage, float32 accumulation"),
+    Precision(name="fp8_e4m3", operand="float8_e4m3fn", storage=torch.bfloat16, unit_roundoff=2.0**-4,
+              execution="native", capability=(8, 9), cpu=False,
+              summary="FP8 E4M3 operands with per-tensor scales, bfloat16 storage"),
+    Precision(name="fp8_e5m2", operand="float8_e5m2", storage=torch.bfloat16, unit_roundoff=2.0**-3,
+              execution="native", capability=(8, 9), cpu=False,
+              summary="FP8 E5M2 left operand, E4M3 right operand, per-tensor scales, bfloat16 storage"),
+    Precision(name="int8", operand="int8", storage=torch.bfloat16, unit_roundoff=0.5 / 127, execution="native",
+              capability=(7, 5), cpu=False, summary="INT8 operands with per-tensor scales, int32 accumulation"),
+    Precision(name="int8_sim", operand="int8", storage=torch.bfloat16, unit_roundoff=0.5 / 127,
+              execution="simulated", capability=(8, 0), cpu=True,
+              summary="operands rounded to 255 levels per tensor, product in bfloat16 (float32 on a CPU)"),
+    Precision(name="int4_sim", operand="int4", storage=torch.bfloat16, unit_roundoff=0.5 / 7, execution="simulated",
+              capability=(8, 0), cpu=True,
+              summary="operands rounded to 15 levels per tensor, product in bfloat16 (float32 on a CPU)"),
+    Precision(name="bf16_emulated", operand="bfloat16", storage=torch.float32, unit_roundoff=2.0**-8,
+              execution="emulated", capability=None, cpu=True,
+              summary="operands and iterates rounded to bfloat16, products in float32"),
+    Precision(name="fp16_emulated", operand="float16", storage=torch.float32, unit_roundoff=2.0**-11,
+              execution="emulated", capability=None, cpu=True,
+              summary="operands and iterates rounded to float16, products in float32"),
+    Precision(name="fp8_e4m3_emulated", operand="float8_e4m3fn", storage=torch.float32, unit_roundoff=2.0**-4,
+              execution="emulated", capability=None, cpu=True,
+              summary="operands rounded to FP8 E4M3 with per-tensor scales, iterates to bfloat16, products in float32"),
+    Precision(name="fp8_e5m2_emulated", operand="float8_e5m2", storage=torch.float32, unit_roundoff=2.0**-3,
+              execution="emulated", capability=None, cpu=True,
+              summary="left operand rounded to FP8 E5M2, right to E4M3, per-tensor scales, products in float32"),
+)  # fmt: skip
+
+PRECISIONS: dict[str, Precision] = {row.name: row for row in _ROWS}
+
+FLOATING = ("fp64", "fp32", "tf32", "bf16", "fp16", "bf16_emulated", "fp16_emulated")
+"""Precisions that every matmul-only method serves."""
+
+QUANTISED = (
+    "fp8_e4m3", "fp8_e5m2", "int8", "int8_sim", "int4_sim", "fp8_e4m3_emulated", "fp8_e5m2_emulated",
+)  # fmt: skip
+"""Precisions with scaled operands; served by the polar methods and `gemm`."""
+
+
+def get_precision(name: str) -> Precision:
+    """Return the row called `name`; raises UnknownNameError with the nearest valid name."""
+    try:
+        return PRECISIONS[name]
+    except KeyError:
+        raise UnknownNameError("precision", name, PRECISIONS) from None
+
+
+def unsupported_reason(precision: Precision, device: torch.device) -> str | None:
+    """Why `device` cannot run `precision`, or None if it can."""
+    if device.type == "cpu":
+        if precision.cpu:
+            return None
+        twin = f"{precision.name}_emulated"
+        hint = f"; '{twin}' runs here" if twin in PRECISIONS else ""
+        return f"no {precision.operand} matrix unit on a CPU{hint}"
+    if precision.capability is None:
+        return f"emulation is for machines without the unit; use '{precision.name.removesuffix('_emulated')}'"
+    have = torch.cuda.get_device_capability(device)
+    if have < precision.capability:
+        need = ".".join(map(str, precision.capability))
+        return f"{precision.operand} needs compute capability {need}, this GPU has {have[0]}.{have[1]}"
+    return None
