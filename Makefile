@@ -1,0 +1,53 @@
+# Two commands: `make bench` measures this machine, `make test` runs every check. Both create .venv first.
+#
+# `make bench PYTHON=/their/python` builds the environment on top of that interpreter's own packages (its CUDA build of
+# torch, for instance): what it has is kept, what is missing is installed, and the pins of constraints.txt do not apply.
+
+SHELL := /bin/bash
+VENV ?= .venv
+BIN := $(VENV)/bin
+MANIFEST ?= quick
+
+ifeq ($(origin PYTHON),undefined)
+  PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11; do command -v $$p >/dev/null && \
+    $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+  VENV_FLAGS :=
+  PIP_FLAGS := --constraint constraints.txt
+else
+  VENV_FLAGS := --system-site-packages
+  PIP_FLAGS :=
+endif
+STAMP := $(VENV)/.installed$(subst /,-,$(PYTHON))
+
+.PHONY: bench test check install clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make bench   measure this machine with the '$(MANIFEST)' manifest, compare, write a report"
+	@echo "make test    every check and test"
+	@echo "make bench PYTHON=/path/to/python   use that interpreter's torch"
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed; none found on PATH" >&2; exit 2; }
+	@rm -rf $(VENV)
+	@echo "Creating $(VENV) with $(PYTHON) and installing (a minute or two)"
+	@$(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --editable '.[dev]'
+	@touch $@
+
+bench: $(STAMP)
+	@$(BIN)/iroot bench run $(MANIFEST)
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check
+	$(BIN)/python -m pytest -n 2
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
