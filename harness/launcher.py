@@ -1,22 +1,23 @@
 """One launch: a pass over its cases in fresh worker processes, watched from outside.
 
 A worker appends events to a shard file; the launcher reads the file as it grows. A case that exceeds its time limit, or
-during which the process dies, gets its outcome from the launcher, and a new process goes on with the next case. The shard
-is the only channel: what stands in it survives a crash of either side.
+during which the process dies, gets its outcome from the launcher, and a new process goes on with the next case. The
+shard is the only channel: what stands in it survives a crash of either side.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from harness.arms import Arm
 from harness.errors import MeasurementError
 from harness.records import (
     EVENT,
@@ -60,6 +61,7 @@ class LaunchRequest:
     threads: int | None
     cases: tuple[PlannedCase, ...]
     folder: Path
+    arm: Arm
     imports: tuple[str, ...] = ()
 
     @property
@@ -175,13 +177,18 @@ class Launcher:
         path = request.folder / f"launch-{request.launch:03d}-{self._processes}.plan.json"
         path.write_text(plan.model_dump_json())
         self._processes += 1
-        command = [sys.executable, "-m", "harness.worker", str(path)]
+        command = [*request.arm.command("harness.worker"), str(path)]
         for module in request.imports:
             command += ["--import", module]
-        environment = os.environ | {"IROOT_SPAWNED_AT": repr(time.time())}
+        environment = request.arm.environment() | {"IROOT_SPAWNED_AT": repr(time.time())}
         with self._log_path().open("ab") as log:
             return subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
             )
 
     def _run_process(self, cases: Sequence[PlannedCase]) -> set[str]:
@@ -262,10 +269,8 @@ def _death(code: int, log_tail: str) -> str:
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
     """End a process that hangs, its children included: it has a process group of its own."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 

@@ -156,7 +156,7 @@ class Quality(Record):
     """Errors of one problem seed against the posed problem in float64; None where the task has no such figure.
 
     relative_error: ||X - X*||_F / ||X*||_F (polar: distance to the true polar factor, same formula).
-    residual: inverse_root ||X^p A - I||_F / sqrt(n); inverse_apply: ||A^(1/p) Z - B||_F / ||B||_F; gemm as relative_error.
+    residual: inverse_root ||X^p A - I||_F / sqrt(n); inverse_apply ||A^(1/p) Z - B||_F / ||B||_F; else None.
     symmetry: ||X - X^T||_F / ||X||_F.
     orthogonality: ||U U^T - I||_F / sqrt(m) for m <= n, else ||U^T U - I||_F / sqrt(n).
     Batches: the root mean square over the batch. nonfinite: number of non-finite entries of the result.
@@ -234,7 +234,7 @@ class SoftwareIdentity(Record):
 
 
 class SourceIdentity(Record):
-    """Which code ran. `source_hash` is over the files of `iroot/` and `harness/`, so that a copied tree can be checked."""
+    """Which code ran. `source_hash` covers the files of `iroot/` and `harness/`: a copied tree can be checked by it."""
 
     revision: str | None = None
     dirty: bool | None = None
@@ -268,7 +268,7 @@ class RunRecord(Record):
 
 
 class LaunchStarted(Record):
-    """First line of a worker process. `startup_s`: from process start until ready to measure (imports, CUDA context)."""
+    """First line of a worker process. `startup_s`: from process start until ready to measure (imports, context)."""
 
     event: Literal["launch_started"] = "launch_started"
     schema_version: int = SCHEMA_VERSION
@@ -354,7 +354,7 @@ class LaunchRecord:
     """Sum over the processes of the wall time after start-up."""
 
 
-# --- summaries: what comparison, baseline and report read ---------------------------------------------------------------
+# --- summaries: what comparison, baseline and report read -------------------------------------------------------------
 
 
 class CaseSummary(Record):
@@ -449,9 +449,9 @@ class Comparison(Record):
         return {verdict: every.count(verdict) for verdict in Verdict if verdict in every}
 
 
-def canonical_options(options: dict[str, OptionValue], defaults: dict[str, OptionValue]) -> tuple[
-    tuple[str, OptionValue], ...
-]:
+def canonical_options(
+    options: dict[str, OptionValue], defaults: dict[str, OptionValue]
+) -> tuple[tuple[str, OptionValue], ...]:
     """The options that differ from the defaults, sorted by name: the form a `Case` holds."""
     return tuple(sorted((name, value) for name, value in options.items() if defaults.get(name) != value))
 

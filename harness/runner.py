@@ -1,7 +1,7 @@
 """Runs a manifest: a quality pass, then L timed launches, each in fresh worker processes, ingested launch by launch.
 
 Launch 0 is the quality pass: every case over all its problem seeds, judged in float64, untimed. A case without an `ok`
-outcome there is not timed: it could only hang or fail again. Launches 1 .. L time the rest, each in an order of its own.
+outcome there is not timed: it could only hang or fail again. Launches 1 .. L time the rest, each in its own order.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import environment
+from harness.arms import current_arm
 from harness.errors import UsageError
 from harness.launcher import Launcher, LaunchRequest, Observer, read_launch, shard_path
 from harness.paths import project_root, run_folder
@@ -143,6 +144,7 @@ def _measure_launch(store: Store, run: RunRecord, launch: int, request: RunReque
             threads=threads,
             cases=cases,
             folder=folder,
+            arm=current_arm(),
             imports=request.imports,
         )
         try:

@@ -1,4 +1,4 @@
-"""Tasks, methods and their look-up. A method is one file in `iroot/methods/` that ends in one `register(MethodSpec(...))`.
+"""Tasks, methods and their look-up. A method is one file in `iroot/methods/` that ends in one `register(...)`.
 
 Methods outside this project register through the entry point group `iroot.methods`: each entry point names a module
 whose import registers.
@@ -45,13 +45,16 @@ class TaskSpec:
 TASKS: dict[str, TaskSpec] = {
     task.name: task
     for task in (
-        TaskSpec(name="inverse_root", has_root=True, has_columns=False, operand="spd", formula="X = (A + eps I)^(-1/p)"),
+        TaskSpec(name="inverse_root", has_root=True, has_columns=False, operand="spd",
+                 formula="X = (A + eps I)^(-1/p)"),
         TaskSpec(name="inverse_apply", has_root=True, has_columns=True, operand="spd",
                  formula="Z = (A + eps I)^(-1/p) B"),
         TaskSpec(name="polar", has_root=False, has_columns=False, operand="rectangular",
                  formula="U = polar factor of G = U H, U^T U = I (m >= n) or U U^T = I (m <= n)"),
-        TaskSpec(name="gemm", has_root=False, has_columns=True, operand="rectangular", formula="C = A B, A m x n, B n x k"),
-        TaskSpec(name="copy", has_root=False, has_columns=False, operand="rectangular", formula="C = A, device to device"),
+        TaskSpec(name="gemm", has_root=False, has_columns=True, operand="rectangular",
+                 formula="C = A B, A m x n, B n x k"),
+        TaskSpec(name="copy", has_root=False, has_columns=False, operand="rectangular",
+                 formula="C = A, device to device"),
     )
 }  # fmt: skip
 
@@ -106,7 +109,7 @@ class MethodSpec:
         precisions: names from the precision table.
         capturable: the call can be recorded in a CUDA graph.
         flops: (workload, options) -> floating-point operations of one call, symmetric products counted half.
-        bytes_moved: (workload, options) -> least bytes of device memory traffic: inputs read once, results written once.
+        bytes_moved: (workload, options) -> least device memory traffic: inputs read, results written, once each.
         accuracy: (workload, options) -> largest relative error (polar: distance to the true factor) that the method
             states for a problem whose spectrum is within `workload.lower`, or None where it states none.
         role: `method`; `reference` (slow and exact); `opponent` (a published competitor's recipe); `control` (code the
