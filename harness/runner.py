@@ -7,24 +7,26 @@ outcome there is not timed: it could only hang or fail again. Launches 1 .. L ti
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import environment
-from harness.arms import current_arm
+from harness.arms import Arm, current_arm
 from harness.errors import UsageError
 from harness.launcher import Launcher, LaunchRequest, Observer, read_launch, shard_path
 from harness.paths import project_root, run_folder
-from harness.records import Outcome, PlannedCase, RunRecord, RunStatus
+from harness.records import LaunchRecord, Outcome, PlannedCase, RunRecord, RunStatus
 from harness.store import Store
 from harness.sweep import launch_order
 
 if TYPE_CHECKING:
     from harness.manifest import Manifest
 
-__all__ = ["Observer", "RunRequest", "run_sweep"]
+__all__ = ["Observer", "RunRequest", "Session", "run_sweep"]
 
 QUALITY_LAUNCH = 0
 
@@ -53,6 +55,70 @@ class RunRequest:
     note: str | None = None
 
 
+class Session:
+    """One run being measured: its record in the store, its folder of shards, and the arm its workers import."""
+
+    def __init__(self, request: RunRequest, run: RunRecord, arm: Arm, observer: Observer) -> None:
+        self.run = run
+        self._request = request
+        self._arm = arm
+        self._observer = observer
+        self._store = Store(request.store)
+        self._folder = run_folder(request.store, run.run_id)
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Set the run's final status from how the block ends; finished cases are kept whatever happens."""
+        status = RunStatus.FAILED
+        try:
+            yield
+            status = RunStatus.COMPLETE
+        except KeyboardInterrupt:
+            status = RunStatus.INTERRUPTED
+            raise
+        finally:
+            self._store.finish_run(self.run.run_id, status)
+            self.run = self._store.run(self.run.run_id)
+
+    def ingest(self, launch: int) -> None:
+        """Take what a launch's shard holds into the store, in one transaction; nothing if it holds nothing."""
+        record = self._read(launch)
+        if record.processes:
+            self._store.ingest_launch(record)
+
+    def measure(self, launch: int) -> None:
+        """Measure what this launch still lacks, in the order that belongs to (seed, launch)."""
+        run, cases = self.run, self._outstanding(launch)
+        self._observer.launch_started(launch, run.launches, len(cases))
+        if cases:
+            request = LaunchRequest(
+                run_id=run.run_id,
+                launch=launch,
+                device=self._request.device,
+                threads=run.machine.threads if run.machine.kind == "cpu" else None,
+                cases=cases,
+                folder=self._folder,
+                arm=self._arm,
+                imports=self._request.imports,
+            )
+            try:
+                Launcher(request, self._observer).run()
+            finally:
+                self.ingest(launch)
+        self._observer.launch_finished(launch)
+
+    def _read(self, launch: int) -> LaunchRecord:
+        return read_launch(self.run.run_id, launch, shard_path(self._folder, launch))
+
+    def _outstanding(self, launch: int) -> tuple[PlannedCase, ...]:
+        skipped = {case_id for number, case_id in self._store.measured(self.run.run_id) if number == launch}
+        if launch != QUALITY_LAUNCH:
+            skipped |= {r.case_id for r in self._read(QUALITY_LAUNCH).results if r.outcome is not Outcome.OK}
+        order = launch_order(self.run.cases, seed=self.run.seed, launch=launch)
+        return tuple(planned for planned in order if planned.case.case_id not in skipped)
+
+
 def run_sweep(request: RunRequest, *, observer: Observer) -> RunRecord:
     """Measure and store a run; returns its final record.
 
@@ -61,24 +127,19 @@ def run_sweep(request: RunRequest, *, observer: Observer) -> RunRecord:
         MeasurementError: worker processes cannot start. The run is then `failed`; finished cases are kept.
         KeyboardInterrupt: passed on after the run is stored as `interrupted` with its finished cases.
     """
-    store = Store(request.store)
-    run = _resumed(store, request) if request.resume else _created(store, request)
-    folder = run_folder(request.store, run.run_id)
-    folder.mkdir(parents=True, exist_ok=True)
-    status = RunStatus.FAILED
-    try:
-        for launch in range(QUALITY_LAUNCH, run.launches + 1):
-            _measure_launch(store, run, launch, request, observer)
-        status = RunStatus.COMPLETE
-    except KeyboardInterrupt:
-        status = RunStatus.INTERRUPTED
-        raise
-    finally:
-        store.finish_run(run.run_id, status)
-    return store.run(run.run_id)
+    run = _resumable(request) if request.resume else _created(request)
+    session = Session(request, run, current_arm(), observer)
+    launches = range(QUALITY_LAUNCH, run.launches + 1)
+    with session.recording():
+        if request.resume:
+            for launch in launches:
+                session.ingest(launch)
+        for launch in launches:
+            session.measure(launch)
+    return session.run
 
 
-def _created(store: Store, request: RunRequest) -> RunRecord:
+def _created(request: RunRequest) -> RunRecord:
     now = datetime.now(UTC)
     manifest = request.manifest
     run = RunRecord(
@@ -96,13 +157,13 @@ def _created(store: Store, request: RunRequest) -> RunRecord:
         cases=request.cases,
         note=request.note,
     )
-    store.create_run(run)
+    Store(request.store).create_run(run)
     return run
 
 
-def _resumed(store: Store, request: RunRequest) -> RunRecord:
+def _resumable(request: RunRequest) -> RunRecord:
     assert request.resume is not None
-    run = store.run(request.resume)
+    run = Store(request.store).run(request.resume)
     if run.status is RunStatus.COMPLETE:
         raise UsageError(f"--resume: run {run.run_id} is complete; there is nothing to resume")
     differing = run.machine.differences(environment.machine_identity(request.device))
@@ -113,42 +174,4 @@ def _resumed(store: Store, request: RunRequest) -> RunRecord:
             f"--resume: the sources changed since run {run.run_id} began; check out "
             f"{run.source.revision or 'its sources'} or start a new run"
         )
-    folder = run_folder(request.store, run.run_id)
-    for launch in range(QUALITY_LAUNCH, run.launches + 1):
-        _ingest(store, run, launch, folder)
     return run
-
-
-def _ingest(store: Store, run: RunRecord, launch: int, folder: Path) -> None:
-    """Take what a launch's shard holds into the store, in one transaction; nothing if it holds nothing."""
-    record = read_launch(run.run_id, launch, shard_path(folder, launch))
-    if record.processes:
-        store.ingest_launch(record)
-
-
-def _measure_launch(store: Store, run: RunRecord, launch: int, request: RunRequest, observer: Observer) -> None:
-    folder = run_folder(request.store, run.run_id)
-    quality = read_launch(run.run_id, QUALITY_LAUNCH, shard_path(folder, QUALITY_LAUNCH)).results
-    not_ok = {result.case_id for result in quality if result.outcome is not Outcome.OK}
-    done = {case_id for number, case_id in store.measured(run.run_id) if number == launch}
-    skipped = done if launch == QUALITY_LAUNCH else done | not_ok
-    order = launch_order(run.cases, seed=run.seed, launch=launch)
-    cases = tuple(planned for planned in order if planned.case.case_id not in skipped)
-    observer.launch_started(launch, run.launches, len(cases))
-    if cases:
-        threads = run.machine.threads if run.machine.kind == "cpu" else None
-        launch_request = LaunchRequest(
-            run_id=run.run_id,
-            launch=launch,
-            device=request.device,
-            threads=threads,
-            cases=cases,
-            folder=folder,
-            arm=current_arm(),
-            imports=request.imports,
-        )
-        try:
-            Launcher(launch_request, observer).run()
-        finally:
-            _ingest(store, run, launch, folder)
-    observer.launch_finished(launch)
