@@ -261,6 +261,10 @@ class RunRecord(Record):
     source: SourceIdentity
     cases: tuple[PlannedCase, ...]
     imported_from: str | None = None
+    arm: str | None = None
+    """What the user called the measured library (a revision, a folder, WORKTREE) in an interleaved A/B; else None."""
+    paired_with: str | None = None
+    """Run id of the other arm: launches of equal number are pairs."""
     note: str | None = None
 
 
