@@ -1,4 +1,4 @@
-"""The matmul operations an algorithm may use, as a protocol, and its torch backend.
+"""The matmul operations an algorithm may use, as a protocol, and the factory of its backends.
 
 A method never calls `torch.matmul` itself: it asks an `Ops` object made for one precision and one device. What a
 product costs, how its operands are rounded and which kernel runs is decided here.
@@ -12,7 +12,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from iroot.precision import Precision
+from iroot.errors import UnsupportedError
+from iroot.precision import QUANTISED, Precision, get_precision, unsupported_reason
+from iroot.scaled_ops import make_scaled_ops
+from iroot.torch_ops import EmulatedOps, FloatingOps
 
 
 class Ops(Protocol):
@@ -56,3 +59,19 @@ class Ops(Protocol):
     def symmetric_quadratic(self, A: Tensor, a: float, b: float, c: float) -> Tensor:
         """a I + b A + c A^2 for A symmetric."""
         ...
+
+
+def make_ops(precision: str | Precision, device: torch.device) -> Ops:
+    """Return the operations of `precision` on `device`.
+
+    Raises:
+        UnknownNameError: no such precision.
+        UnsupportedError: the device has no unit for it; the message says which is missing.
+    """
+    plan = get_precision(precision) if isinstance(precision, str) else precision
+    reason = unsupported_reason(plan, device)
+    if reason is not None:
+        raise UnsupportedError(f"precision '{plan.name}' cannot run on {device}: {reason}")
+    if plan.name in QUANTISED:
+        return make_scaled_ops(plan, device)
+    return EmulatedOps(plan, device) if plan.execution == "emulated" else FloatingOps(plan, device)

@@ -1,0 +1,78 @@
+"""Quantisation with one scale per matrix: A ~ scale * values, values on the grid of an 8- or 4-bit format.
+
+    scale = max |A| / largest,   values = round(A / scale)
+
+(symmetric, zero point 0; Jacob et al. 2018, arXiv 1712.05877, eq. 1; for FP8 Micikevicius et al. 2022, arXiv
+2209.05433, section 4). Scales stay on the device: nothing here synchronises with the host.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_SMALLEST_SCALE = 2.0**-120  # the scale of a zero matrix: its reciprocal and its product with 448^2 are finite
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumberFormat:
+    """A small number format.
+
+    Attributes:
+        largest: largest finite magnitude; the largest element of a matrix is mapped to it.
+        dtype: torch dtype whose values form the grid, or None for the integers -largest … largest.
+    """
+
+    name: str
+    largest: float
+    dtype: torch.dtype | None
+
+
+FORMATS: dict[str, NumberFormat] = {
+    row.name: row
+    for row in (
+        NumberFormat(name="float8_e4m3fn", largest=448.0, dtype=torch.float8_e4m3fn),
+        NumberFormat(name="float8_e5m2", largest=57344.0, dtype=torch.float8_e5m2),
+        NumberFormat(name="int8", largest=127.0, dtype=None),
+        NumberFormat(name="int4", largest=7.0, dtype=None),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """values (..., m, n) on the grid of a format and scale (..., 1, 1) in float32; stands for scale * values."""
+
+    values: Tensor
+    scale: Tensor
+
+    @property
+    def mT(self) -> Quantised:
+        """The transpose, without a copy."""
+        return Quantised(self.values.mT, self.scale)
+
+
+def tensor_scale(A: Tensor, number_format: NumberFormat) -> Tensor:
+    """max |A| / largest for each matrix of A (..., m, n), as a float32 tensor (..., 1, 1); never zero."""
+    largest: Tensor = torch.linalg.vector_norm(A, ord=float("inf"), dim=(-2, -1), keepdim=True)
+    return (largest.float() / number_format.largest).clamp_min(_SMALLEST_SCALE)
+
+
+def quantise(A: Tensor, number_format: NumberFormat, *, dtype: torch.dtype) -> Quantised:
+    """Round each matrix of A (..., m, n) to `number_format`, ties to even, values held in `dtype`.
+
+    `dtype` must hold the grid exactly: the format's own, float32, or bfloat16 for the integers. The rounding error of
+    an element is at most half a step: scale / 2 for integers, unit roundoff times the element for normal FP8 values.
+    A non-finite element makes the scale non-finite, and with it whatever is computed from it.
+    """
+    scale = tensor_scale(A, number_format)
+    levels = (A / scale).clamp_(-number_format.largest, number_format.largest)
+    levels = levels.round_() if number_format.dtype is None else levels.to(number_format.dtype)
+    return Quantised(levels.to(dtype), scale)
+
+
+def dequantise(quantised: Quantised) -> Tensor:
+    """scale * values in float32."""
+    return quantised.values.float() * quantised.scale

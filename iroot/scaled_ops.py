@@ -1,0 +1,158 @@
+"""The torch backend for operands with per-tensor scales: FP8, INT8 and their simulations.
+
+Both operands of a product are quantised on the spot, A ~ s_A A^ and B ~ s_B B^ (`iroot/quantize.py`), and
+
+    alpha A B + beta C  ~  alpha s_A s_B (A^ B^) + beta C.
+
+The iterates themselves are bfloat16 (on a CPU, for the emulated formats, float32 tensors of bfloat16 values).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from iroot.errors import UnsupportedError
+from iroot.precision import Precision
+from iroot.quantize import FORMATS, Quantised, quantise
+from iroot.torch_ops import TorchOps
+
+
+class ScaledOps(TorchOps):
+    """Quantise, multiply, rescale. Subclasses say in which dtype the grid values travel and who multiplies them."""
+
+    def __init__(self, precision: Precision, device: torch.device) -> None:
+        super().__init__(precision, device)
+        self._left = FORMATS[precision.operand]
+        # Tensor cores offer no E5M2 x E5M2 product: the right operand is E4M3 (torch._scaled_mm refuses the other).
+        self._right = FORMATS["float8_e4m3fn"] if precision.operand == "float8_e5m2" else self._left
+
+    def cast(self, A: Tensor) -> Tensor:
+        """A rounded to bfloat16, in the storage dtype."""
+        return A.to(torch.bfloat16).to(self.storage)
+
+    def gram(self, G: Tensor) -> Tensor:
+        """G G^T, symmetric; G is quantised once where both operands have one format."""
+        return self._result(*self._with_own_transpose(G))
+
+    def symmetric_matmul(self, A: Tensor, B: Tensor) -> Tensor:
+        """A B for A, B symmetric: B^T stands for B, which saves a transposing copy."""
+        return self._result(self._quantise_left(A), self._quantise_transposed(B))
+
+    def _quadratic(self, A: Tensor, b: float, c: float) -> Tensor:
+        left, right = self._with_own_transpose(A)
+        return self._result(left, right, C=A, alpha=c, beta=b)
+
+    def _multiply_add(self, A: Tensor, B: Tensor, C: Tensor | None, alpha: float, beta: float) -> Tensor:
+        right = self._quantise_transposed(B.mT.contiguous())
+        return self._result(self._quantise_left(A), right, C=C, alpha=alpha, beta=beta)
+
+    def _result(
+        self, left: Quantised, right: Quantised, *, C: Tensor | None = None, alpha: float = 1.0, beta: float = 0.0
+    ) -> Tensor:
+        product = self._product(left, right)
+        if C is not None:
+            return self.cast(torch.add(C * beta, product, alpha=alpha))
+        return self.cast(product if alpha == 1.0 else product * alpha)
+
+    def _with_own_transpose(self, G: Tensor) -> tuple[Quantised, Quantised]:
+        left = self._quantise_left(G)
+        return left, left.mT if self._left is self._right else self._quantise_transposed(G)
+
+    def _quantise_left(self, A: Tensor) -> Quantised:
+        return quantise(A.contiguous(), self._left, dtype=self._carrier(self._left.dtype))
+
+    def _quantise_transposed(self, B: Tensor) -> Quantised:
+        """B^T as a right operand: column-major values, the layout the FP8 and INT8 units read."""
+        return quantise(B.contiguous(), self._right, dtype=self._carrier(self._right.dtype)).mT
+
+    @abstractmethod
+    def _carrier(self, grid: torch.dtype | None) -> torch.dtype:
+        """The dtype grid values are multiplied in; `grid` is the format's own dtype, or None for integers."""
+
+    @abstractmethod
+    def _product(self, left: Quantised, right: Quantised) -> Tensor:
+        """s_A s_B (A^ B^)."""
+
+
+class SimulatedScaledOps(ScaledOps):
+    """Grid values multiplied as bfloat16 on a GPU (exact: at most 8 significant bits) and as float32 on a CPU."""
+
+    def _carrier(self, grid: torch.dtype | None) -> torch.dtype:
+        return torch.float32 if self.device.type == "cpu" else torch.bfloat16
+
+    def _product(self, left: Quantised, right: Quantised) -> Tensor:
+        return torch.matmul(left.values, right.values) * (left.scale * right.scale)
+
+
+class Float8Ops(ScaledOps):
+    """FP8 tensor cores through torch._scaled_mm, without fast accumulation; the product is rounded to bfloat16."""
+
+    def _carrier(self, grid: torch.dtype | None) -> torch.dtype:
+        assert grid is not None
+        return grid
+
+    def _product(self, left: Quantised, right: Quantised) -> Tensor:
+        (m, k), n = left.values.shape[-2:], right.values.shape[-1]
+        if k % 16 or n % 16:
+            raise UnsupportedError(
+                f"{self.precision.name}: an FP8 product needs its inner and right dimensions divisible by 16, got "
+                f"({m} x {k}) times ({k} x {n}); pad the matrix or use bf16"
+            )
+        return _each_matrix(_float8_product, left, right)
+
+
+class Int8Ops(ScaledOps):
+    """INT8 tensor cores through torch._int_mm: exact int32 sums (for inner dimensions up to 2^31 / 127^2 = 133 152)."""
+
+    def _carrier(self, grid: torch.dtype | None) -> torch.dtype:
+        return torch.int8
+
+    def _product(self, left: Quantised, right: Quantised) -> Tensor:
+        (m, k), n = left.values.shape[-2:], right.values.shape[-1]
+        if m <= 16 or k % 8 or n % 8:
+            raise UnsupportedError(
+                f"{self.precision.name}: an INT8 product needs more than 16 rows and its inner and right dimensions "
+                f"divisible by 8, got ({m} x {k}) times ({k} x {n}); pad the matrix or use bf16"
+            )
+        sums = _each_matrix(_int8_product, left, right)
+        return sums * (left.scale * right.scale)
+
+
+def _float8_product(left: Quantised, right: Quantised) -> Tensor:
+    return torch._scaled_mm(
+        left.values,
+        right.values,
+        scale_a=left.scale.reshape(()),
+        scale_b=right.scale.reshape(()),
+        out_dtype=torch.bfloat16,
+        use_fast_accum=False,
+    )
+
+
+def _int8_product(left: Quantised, right: Quantised) -> Tensor:
+    return torch._int_mm(left.values, right.values)
+
+
+def _each_matrix(product: Callable[[Quantised, Quantised], Tensor], left: Quantised, right: Quantised) -> Tensor:
+    """Apply a product of 2-D operands to every matrix of a batch; neither unit has a batched call in torch."""
+    *batch, m, _ = left.values.shape
+    if not batch:
+        return product(left, right)
+    pairs = zip(_matrices(left), _matrices(right), strict=True)
+    return torch.stack([product(a, b) for a, b in pairs]).reshape(*batch, m, right.values.shape[-1])
+
+
+def _matrices(batch: Quantised) -> Iterator[Quantised]:
+    values, scales = batch.values.flatten(0, -3), batch.scale.flatten(0, -3)
+    return (Quantised(v, s) for v, s in zip(values.unbind(), scales.unbind(), strict=True))
+
+
+def make_scaled_ops(precision: Precision, device: torch.device) -> ScaledOps:
+    """The operations of a quantised precision that `device` is known to support."""
+    if precision.execution != "native":
+        return SimulatedScaledOps(precision, device)
+    return Int8Ops(precision, device) if precision.name == "int8" else Float8Ops(precision, device)
