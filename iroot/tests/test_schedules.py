@@ -1,0 +1,167 @@
+"""Schedules: the published composition is reproduced, ranges are true, step counts are the known ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.polynomial import chebyshev
+
+from iroot.errors import InvalidInputError, UnknownNameError
+from iroot.schedules import (
+    NAMED_TABLES,
+    Design,
+    Schedule,
+    compose,
+    compose_steps,
+    count_products,
+    named_table,
+    polar_schedule,
+    power_products,
+    schedule_for,
+)
+
+PUBLISHED_CUSHION = 0.02407327424182761
+
+
+def _transfer(schedule: Schedule, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """x a^(1/p) and y after all steps, for the scalar inputs a."""
+    y, x = a.copy(), np.ones_like(a)
+    for step in schedule.steps:
+        z = (2.0 * y - step.upper - step.lower) / (step.upper - step.lower)
+        q = chebyshev.chebval(z, step.chebyshev)
+        x, y = x * q, y * q**step.p
+    return x * a ** (1.0 / schedule.design.p), y
+
+
+def test_composition_reproduces_the_published_polar_express_list() -> None:
+    ours = polar_schedule(1e-3, steps=8, cushion=PUBLISHED_CUSHION)
+    published = named_table("polar_express").coefficients
+    np.testing.assert_allclose(ours[:7], published[:7], rtol=1e-10)
+    np.testing.assert_allclose(ours[7], published[7], rtol=1e-7)
+
+
+# Steps and products to 1e-3 with quadratic minimax steps, for kappa 1e2, 1e3, 1e4, 1e6, 1e8.
+TABLE = {
+    1: ((4, 10), (5, 13), (6, 16), (8, 22), (10, 28)),
+    2: ((3, 9), (4, 13), (5, 17), (6, 21), (8, 29)),
+    3: ((3, 11), (4, 16), (5, 21), (6, 26), (7, 31)),
+    4: ((3, 11), (4, 16), (4, 16), (6, 26), (7, 31)),
+    8: ((3, 13), (3, 13), (4, 19), (5, 25), (6, 31)),
+}
+
+
+@pytest.mark.parametrize("p", sorted(TABLE))
+def test_step_and_product_counts(p: int) -> None:
+    for kappa, expected in zip((1e2, 1e3, 1e4, 1e6, 1e8), TABLE[p], strict=True):
+        schedule = compose(Design(p=p, lower=1.0 / kappa), target=1e-3)
+        assert (len(schedule.steps), schedule.products) == expected
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    p=st.integers(1, 9),
+    exponent=st.floats(0.1, 11.9),
+    degree=st.sampled_from([1, 2, 3, 4, 8]),
+    cushion=st.sampled_from([0.0, 0.01, 0.1]),
+    safety=st.sampled_from([1.0, 1.01, 1.05]),
+    headroom=st.sampled_from([0.0, 0.05]),
+)
+def test_stated_error_and_ranges_hold_at_every_scalar(
+    p: int, exponent: float, degree: int, cushion: float, safety: float, headroom: float
+) -> None:
+    design = Design(p=p, lower=10.0**-exponent, degrees=(degree,), cushion=cushion, safety=safety, headroom=headroom)
+    schedule = compose(design, target=1e-4)
+    a = np.geomspace(design.lower, 1.0 + headroom, 4000)
+    root, y = _transfer(schedule, a)
+    assert np.max(np.abs(1.0 - root)) <= schedule.error * (1 + 1e-7) + 1e-12
+    last = schedule.steps[-1]
+    assert y.min() >= last.low**p * (1 - 1e-9)
+    assert y.max() <= last.high**p * (1 + 1e-9)
+
+
+def test_monomial_coefficients_equal_the_chebyshev_form() -> None:
+    for step in compose(Design(p=3, lower=1e-4, degrees=(2, 4)), target=1e-3).steps:
+        for y in (step.lower, 0.3, step.upper):
+            expected = sum(c * y**k for k, c in enumerate(step.monomial()))
+            assert step.at(y) == pytest.approx(expected, rel=1e-9)
+
+
+def test_chosen_cushion_keeps_the_step_count_and_the_target() -> None:
+    design = Design(p=2, lower=1e-4)
+    plain, cushioned = compose(design, target=1e-3), schedule_for(design, target=1e-3)
+    assert len(cushioned.steps) == len(plain.steps)
+    assert cushioned.error <= 1e-3
+    assert cushioned.design.cushion == pytest.approx(0.095, abs=0.005)
+
+
+def test_min_cushion_adds_steps() -> None:
+    design = Design(p=2, lower=1e-6)
+    assert schedule_for(design, target=1e-3).design.cushion < 1e-3
+    wide = schedule_for(design, target=1e-3, min_cushion=0.03)
+    assert wide.design.cushion >= 0.03
+    assert len(wide.steps) == 7
+
+
+def test_steps_after_convergence_are_the_taylor_limit() -> None:
+    last = compose_steps(Design(p=2, lower=0.5), steps=12).steps[-1]
+    np.testing.assert_allclose(last.monomial(), (15 / 8, -10 / 8, 3 / 8), rtol=1e-6)
+
+
+def test_safety_deflates_all_but_the_last_step() -> None:
+    plain = polar_schedule(0.5, steps=1)
+    assert polar_schedule(0.5, steps=1, safety=1.05) == plain
+    first = polar_schedule(0.5, steps=2, safety=1.05)[0]
+    np.testing.assert_allclose(first, (plain[0][0] / 1.05, plain[0][1] / 1.05**3, plain[0][2] / 1.05**5), rtol=1e-12)
+
+
+def test_product_counts_by_hand() -> None:
+    assert [power_products(p) for p in (1, 2, 3, 4, 8)] == [0, 1, 2, 2, 3]
+    # p = 2, three quadratic steps: three squares, two updates of Y (B^2, Y B^2), two of X.
+    assert count_products(2, (2, 2, 2)) == 9
+
+
+def test_named_tables() -> None:
+    assert set(NAMED_TABLES) == {"keller_jordan", "jiacheng_you", "polar_express"}
+    assert named_table("keller_jordan").take(7) == ((3.4445, -4.7750, 2.0315),) * 7
+    taken = named_table("polar_express").take(10)
+    assert taken[0][0] == pytest.approx(8.28721201814563 / 1.01)
+    assert taken[0][2] == pytest.approx(17.300387312530933 / 1.01**5)
+    assert taken[-1] == (1.875, -1.25, 0.375)
+    with pytest.raises(InvalidInputError, match="has 5 steps, got steps=6"):
+        named_table("jiacheng_you").take(6)
+    with pytest.raises(UnknownNameError, match="did you mean 'polar_express'"):
+        named_table("polar_expres")
+
+
+@pytest.mark.parametrize("name", sorted(NAMED_TABLES))
+def test_named_tables_map_their_interval_near_one(name: str) -> None:
+    table = named_table(name)
+    s = np.geomspace(table.lower or 3e-2, 1.0, 2000)
+    for a, b, c in table.take():
+        s = a * s + b * s**3 + c * s**5
+    assert s.min() > 0.65
+    assert s.max() < 1.25
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"p": 0}, {"lower": 1e-13}, {"lower": 1.0}, {"degrees": ()}, {"degrees": (9,)}, {"cushion": 1.0}, {"safety": 0.9},
+     {"headroom": -0.1}],
+)  # fmt: skip
+def test_wrong_designs_are_refused(change: dict[str, object]) -> None:
+    values: dict[str, object] = {"p": 2, "lower": 1e-3, **change}
+    with pytest.raises(InvalidInputError, match="must be"):
+        Design(**values)  # type: ignore[arg-type]
+
+
+def test_wrong_requests_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match="exactly one"):
+        polar_schedule(0.1, steps=3, target=1e-2)
+    with pytest.raises(InvalidInputError, match="lower must be in"):
+        polar_schedule(1.5, steps=3)
+    with pytest.raises(InvalidInputError, match="target"):
+        compose(Design(p=2, lower=0.1), target=2.0)
+    with pytest.raises(InvalidInputError, match="needs more than 60 steps"):
+        schedule_for(Design(p=1, lower=1e-12, degrees=(1,)), target=1e-15)
