@@ -444,6 +444,8 @@ class Comparison(Record):
     """Ratios were divided by this."""
     qualification: str | None = None
     """Id of the qualification the verdicts rely on; None: unqualified."""
+    notes: tuple[str, ...] = ()
+    """How the verdicts were reached, for people: what widened tau, what was corrected by what."""
     verdicts: tuple[CaseVerdict, ...]
 
     @property

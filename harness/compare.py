@@ -1,0 +1,286 @@
+"""Candidate against reference -> one verdict per case. Times are judged in `time_verdict`, errors in `quality`.
+
+Order of the rules for a case present on both sides:
+
+1. Outcome. Failed on the candidate's side only: `broken`; on the reference's side only: `fixed`. On both sides there is
+   no time to compare: `unchanged` where that is known (the manifest expects it, or neither machine has the unit), else
+   `inconclusive`. A manifest's `expect` excuses no failure of a case that worked in the reference.
+2. A throttled side, or sides timed by different policies: the time is `inconclusive`.
+3. Time and quality together: slower but more accurate, or faster but less accurate, is a `trade`; slower and less
+   accurate is `regressed`; otherwise whichever of the two moved. An undecided time is never hidden by better accuracy,
+   and quality that the candidate did not measure is never passed over.
+
+A row's `gates` says whether its verdict may fail a check. Only time can be advisory: a case that broke, is missing or
+lost accuracy fails the check in eager mode too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.errors import ExitCode, UnlikeMachinesError
+from harness.quality import Accuracy, QualityVerdict, compare_quality
+from harness.records import CaseSummary, CaseVerdict, Comparison, Outcome, RunStatus, RunSummary, Verdict
+from harness.time_verdict import CasePair, TimeRules, TimeVerdict, control_shift, percent, time_verdicts
+
+FAILING = frozenset({Verdict.REGRESSED, Verdict.BROKEN, Verdict.LESS_ACCURATE, Verdict.TRADE, Verdict.MISSING})
+"""Verdicts that fail a check where the row gates."""
+
+MEMORY_NOTE_SHARE = 0.05
+MEMORY_NOTE_BYTES = 2**20
+"""A change of peak memory is noted beyond both: the caching allocator rounds to 512 bytes and 2 MiB blocks."""
+
+_SOUND = (Outcome.OK, Outcome.THROTTLED)
+"""Outcomes that say nothing against the code."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ruling:
+    """Verdict, its reason, and whether it may fail a check."""
+
+    verdict: Verdict
+    reason: str | None = None
+    gates: bool = True
+
+
+def compare(
+    candidate: RunSummary,
+    reference: RunSummary,
+    *,
+    kind: Literal["baseline", "previous_run", "run", "paired"],
+    force: bool = False,
+) -> Comparison:
+    """Judge every case of either side.
+
+    Args:
+        candidate: the run to judge.
+        reference: what it is judged by.
+        kind: `paired` for launches that were interleaved (equal numbers are pairs); the others are unpaired, with tau
+            widened by the spread between runs and ratios corrected by the control kernels.
+        force: compare unlike machines; the comparison is marked.
+
+    Raises:
+        UnlikeMachinesError: the hardware differs and `force` is not given.
+    """
+    hardware = candidate.run.machine.differences(reference.run.machine)
+    if hardware and not force:
+        raise UnlikeMachinesError(
+            f"runs {candidate.run.run_id} and {reference.run.run_id} must come from like machines, but differ in "
+            f"{'; '.join(hardware)}. Compare with a run of this machine, or force it and read every ratio as a "
+            "difference between machines"
+        )
+    rules = _rules(candidate, reference, kind)
+    return Comparison(
+        candidate=candidate.run.run_id,
+        reference=reference.run.run_id,
+        kind=kind,
+        manifest=candidate.run.manifest,
+        machine_class=candidate.run.machine.machine_class,
+        forced=bool(hardware),
+        hardware_differences=hardware,
+        software_differences=candidate.run.software.differences(reference.run.software),
+        another_unit=_another_unit(candidate, reference),
+        control_ratios=rules.shift.ratios if rules.shift else {},
+        control_correction=rules.shift.ratio if rules.shift else 1.0,
+        notes=_notes(rules),
+        verdicts=_rows(candidate, reference, rules),
+    )
+
+
+def exit_code_for(comparison: Comparison) -> ExitCode:
+    """FAILED_CHECK if a gating case got worse or is missing; UNDECIDED if one is inconclusive, or there is none; OK."""
+    gating = {row.verdict for row in comparison.verdicts if row.gates}
+    if gating & FAILING:
+        return ExitCode.FAILED_CHECK
+    if Verdict.INCONCLUSIVE in gating or not comparison.verdicts:
+        return ExitCode.UNDECIDED
+    return ExitCode.OK
+
+
+def surely_not_slower(row: CaseVerdict) -> bool:
+    """Whether the upper bound of the ratio is below 1 + tau: what a gate asks of the time."""
+    return row.high is not None and row.tau is not None and row.high < 1 + row.tau
+
+
+def _rules(candidate: RunSummary, reference: RunSummary, kind: str) -> TimeRules:
+    if kind == "paired":
+        return TimeRules(design="paired")
+    return TimeRules(
+        design="unpaired",
+        runs=max(1, len(reference.runs_merged)),
+        another_unit=_another_unit(candidate, reference),
+        shift=control_shift(candidate, reference),
+    )
+
+
+def _another_unit(candidate: RunSummary, reference: RunSummary) -> bool:
+    mine, theirs = candidate.run.machine.uuid, reference.run.machine.uuid
+    return mine is not None and theirs is not None and mine != theirs
+
+
+def _rows(candidate: RunSummary, reference: RunSummary, rules: TimeRules) -> tuple[CaseVerdict, ...]:
+    """Rows in the candidate's order, then the missing cases in the reference's."""
+    pairs = {
+        case_id: CasePair(candidate=mine, reference=reference.cases[case_id])
+        for case_id, mine in candidate.cases.items()
+        if case_id in reference.cases
+    }
+    timed = {case_id: pair for case_id, pair in pairs.items() if _why_not_timed(pair) is None}
+    times = dict(zip(timed, time_verdicts(list(timed.values()), rules), strict=True))
+    rows = [
+        _both(case_id, pairs[case_id], times.get(case_id)) if case_id in pairs else _new(case_id, mine)
+        for case_id, mine in candidate.cases.items()
+    ]
+    rows += [
+        _missing(case_id, theirs, candidate)
+        for case_id, theirs in reference.cases.items()
+        if case_id not in candidate.cases
+    ]
+    return tuple(rows)
+
+
+def _both(case_id: str, pair: CasePair, time: TimeVerdict | None) -> CaseVerdict:
+    if time is None:
+        time = TimeVerdict(verdict=Verdict.INCONCLUSIVE, reason=_why_not_timed(pair))
+    sound = pair.candidate.outcome in _SOUND and pair.reference.outcome in _SOUND
+    quality = compare_quality(pair.candidate, pair.reference) if sound else QualityVerdict(accuracy=Accuracy.SAME)
+    ruling = _combined(time, quality, pair.gates) if sound else _outcome_ruling(pair)
+    return CaseVerdict(
+        case_id=case_id,
+        case=pair.candidate.planned.case,
+        verdict=ruling.verdict,
+        gates=ruling.gates,
+        reason=ruling.reason,
+        ratio=time.ratio,
+        low=time.low,
+        high=time.high,
+        p_value=time.p_value,
+        mde=time.mde,
+        tau=time.tau,
+        launches=time.launches,
+        reference_launches=time.reference_launches,
+        time_s=time.time_s,
+        reference_time_s=time.reference_time_s,
+        raw_ratio=time.raw_ratio,
+        error_ratio=quality.error_ratio,
+        quality_notes=quality.notes + _memory_notes(pair),
+    )
+
+
+def _new(case_id: str, mine: CaseSummary) -> CaseVerdict:
+    """A case without reference; one that fails although nothing announced it is broken from the start."""
+    excused = mine.outcome in (*_SOUND, Outcome.UNSUPPORTED) or mine.outcome is Outcome(mine.planned.expect)
+    reason = None if mine.outcome is Outcome.OK else _failure(mine)
+    return CaseVerdict(
+        case_id=case_id,
+        case=mine.planned.case,
+        verdict=Verdict.NEW if excused else Verdict.BROKEN,
+        reason=reason if excused else f"new case, {reason}",
+        launches=len(mine.launch_medians_s),
+    )
+
+
+def _missing(case_id: str, theirs: CaseSummary, candidate: RunSummary) -> CaseVerdict:
+    planned = any(each.case.case_id == case_id for each in candidate.run.cases)
+    state = "" if candidate.run.status is RunStatus.COMPLETE else f"; the run is {candidate.run.status}"
+    return CaseVerdict(
+        case_id=case_id,
+        case=theirs.planned.case,
+        verdict=Verdict.MISSING,
+        reason=f"planned but not measured{state}" if planned else "not among the candidate's planned cases",
+        reference_launches=len(theirs.launch_medians_s),
+    )
+
+
+def _why_not_timed(pair: CasePair) -> str | None:
+    """Why the times of the two sides cannot be compared, or None."""
+    mine, theirs = pair.candidate, pair.reference
+    for side, summary in (("candidate", mine), ("reference", theirs)):
+        if summary.outcome is not Outcome.OK:
+            return f"{side}: {_failure(summary)}"
+    policies = mine.planned.timing, theirs.planned.timing
+    for name in ("cold", "input_sets"):
+        ours, others = (getattr(policy, name) for policy in policies)
+        if ours != others:
+            return f"timed differently: {name} {ours} != {others}; measure both sides by one manifest"
+    return None
+
+
+def _outcome_ruling(pair: CasePair) -> _Ruling:
+    """Rule on a case that failed on at least one side."""
+    mine, theirs = pair.candidate, pair.reference
+    if theirs.outcome in _SOUND:
+        return _Ruling(verdict=Verdict.BROKEN, reason=_failure(mine))
+    if mine.outcome is Outcome.OK:
+        return _Ruling(verdict=Verdict.FIXED, reason=f"no longer {theirs.outcome}")
+    if mine.outcome is Outcome(mine.planned.expect):
+        return _Ruling(verdict=Verdict.UNCHANGED, reason=f"{mine.outcome}, as expected; no time to compare")
+    if mine.outcome is theirs.outcome is Outcome.UNSUPPORTED:
+        return _Ruling(verdict=Verdict.UNCHANGED, reason=f"on both sides {_failure(mine)}")
+    return _Ruling(
+        verdict=Verdict.INCONCLUSIVE,
+        reason=f"candidate {_failure(mine)}; reference {theirs.outcome}: nothing to compare",
+        gates=pair.gates,
+    )
+
+
+def _combined(time: TimeVerdict, quality: QualityVerdict, gates: bool) -> _Ruling:
+    """Rule on time and quality together; `gates` is the time's."""
+    alone = _Ruling(verdict=time.verdict, reason=time.reason, gates=gates)
+    match quality.accuracy, time.verdict:
+        case Accuracy.NONFINITE, _:
+            return _Ruling(verdict=Verdict.BROKEN, reason=quality.reason)
+        case Accuracy.LESS, Verdict.IMPROVED:
+            return _Ruling(verdict=Verdict.TRADE, reason=f"faster but less accurate: {quality.reason}")
+        case Accuracy.LESS, Verdict.REGRESSED:
+            return _Ruling(verdict=Verdict.REGRESSED, reason=f"slower and less accurate: {quality.reason}")
+        case Accuracy.LESS, _:
+            undecided = f"; time undecided: {time.reason}" if time.verdict is Verdict.INCONCLUSIVE else ""
+            return _Ruling(verdict=Verdict.LESS_ACCURATE, reason=f"{quality.reason}{undecided}")
+        case Accuracy.MORE, Verdict.REGRESSED:
+            reason = f"slower but more accurate: {quality.reason}"
+            return _Ruling(verdict=Verdict.TRADE, reason=reason, gates=gates)
+        case Accuracy.MORE, Verdict.UNCHANGED:
+            return _Ruling(verdict=Verdict.MORE_ACCURATE, reason=quality.reason, gates=gates)
+        case Accuracy.UNMEASURED, Verdict.IMPROVED | Verdict.UNCHANGED:
+            return _Ruling(verdict=Verdict.INCONCLUSIVE, reason=quality.reason)
+        case _:
+            return alone
+
+
+def _failure(summary: CaseSummary) -> str:
+    return f"{summary.outcome}: {summary.error}" if summary.error else str(summary.outcome)
+
+
+def _memory_notes(pair: CasePair) -> tuple[str, ...]:
+    mine, theirs = pair.candidate.peak_bytes, pair.reference.peak_bytes
+    if mine is None or theirs is None:
+        return ()
+    change = mine - theirs
+    if abs(change) <= MEMORY_NOTE_BYTES or abs(change) <= MEMORY_NOTE_SHARE * theirs:
+        return ()
+    share = f" ({change / theirs:+.0%})" if theirs else ""
+    return (f"peak memory {theirs / 2**20:.1f} → {mine / 2**20:.1f} MiB{share}",)
+
+
+def _notes(rules: TimeRules) -> tuple[str, ...]:
+    """How the times were judged, for people."""
+    if rules.design == "paired":
+        return ("paired by launch number: nothing corrected, tau as planned",)
+    notes = []
+    if rules.runs == 1:
+        notes.append(
+            f"tau is widened by {percent(rules.run_margin(None))}: the reference is a single run, and runs differ by "
+            "up to 0.6 % (standard deviation)"
+        )
+    else:
+        notes.append(f"tau is widened by the spread between the reference's {rules.runs} runs")
+    if rules.shift is not None:
+        notes.append(
+            f"ratios of {rules.shift.mode} cases are divided by {rules.shift.ratio:.4f}, the change of the control "
+            f"kernels, and their tau is widened by {percent(rules.shift.disagreement)}, the controls' disagreement"
+        )
+    else:
+        notes.append("no control kernel was timed on both sides: a change of the machine is not corrected")
+    return tuple(notes)

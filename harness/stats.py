@@ -1,0 +1,339 @@
+"""Launches -> estimate, interval, test. Pure functions on arrays; imports nothing of the project.
+
+The unit of statistics is the launch: the median of one launch is one observation, and times enter as logarithms, so
+that every effect is a ratio. The last axis of an input array counts launches and NaN stands for a launch that a case
+does not have; all other axes count cases, and every result has their shape. Effects on the log scale become fractions
+by `expm1`. A minimum effect `tau` is a fraction too: the tolerated band is 1/(1 + tau) .. 1 + tau, symmetric on the log
+scale, so that swapping the sides turns a slowdown into the same speed-up (1/(1 + tau) is 1 - tau up to tau^2).
+
+Fewer than `MIN_LAUNCHES` launches on a side give an estimate without standard error, interval or test (NaN).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+FloatLike = float | Floats
+
+MIN_LAUNCHES = 3
+"""With two launches the 95 % interval is 12.7 standard errors wide on either side: nothing to decide on."""
+
+ALPHA = 0.05
+"""Level of every one-sided test."""
+
+POWER = 0.8
+"""Probability with which a slowdown of tau + MDE is called."""
+
+ROUTE_P = 0.10
+"""Stage 1 of the gate routes a case whose raw p for "ratio <= 1" is below this and whose effect exceeds tau / 2."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Estimate:
+    """log(candidate / reference) per case, with what a t-test needs.
+
+    Attributes:
+        log_ratio: mean difference of log times; below 0 the candidate is faster.
+        se: its standard error, NaN with fewer than MIN_LAUNCHES launches on a side.
+        df: degrees of freedom of `se`.
+        n: launches of the candidate (pairs, for a paired estimate).
+        n_ref: launches of the reference.
+        confidence: of the two-sided interval `low` .. `high`.
+    """
+
+    log_ratio: Floats
+    se: Floats
+    df: Floats
+    n: Integers
+    n_ref: Integers
+    confidence: float = 0.95
+
+    @property
+    def low(self) -> Floats:
+        """Lower end of the two-sided interval of the log ratio."""
+        return self.log_ratio - self._half_width
+
+    @property
+    def high(self) -> Floats:
+        """Upper end of the two-sided interval of the log ratio."""
+        return self.log_ratio + self._half_width
+
+    @property
+    def mde(self) -> Floats:
+        """Minimum detectable effect (t_{1-alpha} + t_{0.8}) se, on the log scale.
+
+        The smallest slowdown called with power 0.8 is tau + MDE. For L pairs se = s_d / sqrt(L), for independent
+        launches se = sqrt(s_B^2 / L_B + s_A^2 / L_A). The exact figure, by the noncentral t, is up to 1.1 % smaller.
+        """
+        return np.asarray((t_quantile(1 - ALPHA, self.df) + t_quantile(POWER, self.df)) * self.se)
+
+    @property
+    def _half_width(self) -> Floats:
+        return np.asarray(t_quantile((1 + self.confidence) / 2, self.df) * self.se)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GateDecision:
+    """Stage 2 of the gate: exactly one of the three flags per routed case, none for the others.
+
+    Attributes:
+        adjusted_p: Holm-adjusted p for "ratio <= 1 + tau" over the routed cases, NaN for the others.
+        regressed: surely slower than 1 + tau.
+        passed: surely not slower than 1 + tau.
+        undecided: neither.
+    """
+
+    adjusted_p: Floats
+    regressed: Flags
+    passed: Flags
+    undecided: Flags
+
+
+def launch_median(samples_s: Sequence[float] | Floats) -> float:
+    """exp(median(log sample)): the one figure that a launch contributes, in seconds.
+
+    Raises:
+        ValueError: no samples, or a sample that is not a positive finite time.
+    """
+    samples = np.asarray(samples_s, dtype=np.float64)
+    if samples.size == 0:
+        raise ValueError("a launch median needs at least one sample, got none")
+    if not (np.isfinite(samples).all() and (samples > 0).all()):
+        raise ValueError(f"samples must be positive finite seconds, got {samples.min()} .. {samples.max()}")
+    return float(np.exp(np.median(np.log(samples))))
+
+
+def geometric_mean(times_s: npt.ArrayLike) -> Floats:
+    """exp(mean(log time)) over the launches, in seconds; NaN where there is none."""
+    _, mean, _ = _moments(_log(times_s))
+    return np.asarray(np.exp(mean))
+
+
+def paired(candidate_s: npt.ArrayLike, reference_s: npt.ArrayLike, *, confidence: float = 0.95) -> Estimate:
+    """Estimate from pairs of neighbouring launches: the mean of d_i = log B_i - log A_i.
+
+    Args:
+        candidate_s: (..., L) launch medians in seconds, NaN where absent.
+        reference_s: same shape; entry i was measured next to entry i of the candidate.
+        confidence: of the two-sided interval.
+    """
+    candidate, reference = _log(candidate_s), _log(reference_s)
+    if candidate.shape != reference.shape:
+        raise ValueError(f"paired sides must have one shape, got {candidate.shape} and {reference.shape}")
+    n, mean, variance = _moments(candidate - reference)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        se = np.where(n >= MIN_LAUNCHES, np.sqrt(variance / n), np.nan)
+    df = np.where(n >= MIN_LAUNCHES, n - 1.0, np.nan)
+    return Estimate(log_ratio=mean, se=se, df=df, n=n, n_ref=n, confidence=confidence)
+
+
+def unpaired(candidate_s: npt.ArrayLike, reference_s: npt.ArrayLike, *, confidence: float = 0.95) -> Estimate:
+    """Estimate from independent launches of either side, with unequal variances (Welch 1947).
+
+    se^2 = s_B^2 / L_B + s_A^2 / L_A; df by Welch-Satterthwaite.
+
+    Args:
+        candidate_s: (..., L_B) launch medians in seconds, NaN where absent.
+        reference_s: (..., L_A) likewise, the same leading axes.
+        confidence: of the two-sided interval.
+    """
+    n, mean, variance = _moments(_log(candidate_s))
+    n_ref, mean_ref, variance_ref = _moments(_log(reference_s))
+    enough = (n >= MIN_LAUNCHES) & (n_ref >= MIN_LAUNCHES)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        own, other = np.asarray(variance / n), np.asarray(variance_ref / n_ref)
+        df = _satterthwaite(own, np.asarray(n - 1.0), other, np.asarray(n_ref - 1.0))
+    return Estimate(
+        log_ratio=mean - mean_ref,
+        se=np.where(enough, np.sqrt(own + other), np.nan),
+        df=np.where(enough, df, np.nan),
+        n=n,
+        n_ref=n_ref,
+        confidence=confidence,
+    )
+
+
+def pool_controls(controls: Estimate) -> Estimate:
+    """One estimate of the machine's own change from several control kernels: their mean log ratio.
+
+    Controls share launches, so their errors are correlated to an unknown degree: the standard error is the mean of
+    theirs, exact under full correlation and too large otherwise; df is the smallest.
+    """
+    return Estimate(
+        log_ratio=np.asarray(controls.log_ratio.mean()),
+        se=np.asarray(controls.se.mean()),
+        df=np.asarray(controls.df.min()),
+        n=np.asarray(controls.n.min()),
+        n_ref=np.asarray(controls.n_ref.min()),
+        confidence=controls.confidence,
+    )
+
+
+def control_disagreement(controls: Estimate) -> float:
+    """Largest distance of a control from the controls' mean beyond its own interval, on the log scale.
+
+    What the correction by the mean can leave in a case that follows one of the controls alone.
+    """
+    half_width = controls.high - controls.log_ratio
+    excess = np.abs(controls.log_ratio - controls.log_ratio.mean()) - half_width
+    return float(np.maximum(excess, 0.0).max())
+
+
+def corrected(estimate: Estimate, by: Estimate) -> Estimate:
+    """`estimate` minus the machine's own change `by`; variances add, df by Welch-Satterthwaite."""
+    df = _satterthwaite(estimate.se**2, estimate.df, by.se**2, by.df)
+    return Estimate(
+        log_ratio=estimate.log_ratio - by.log_ratio,
+        se=np.sqrt(estimate.se**2 + by.se**2),
+        df=df,
+        n=estimate.n,
+        n_ref=estimate.n_ref,
+        confidence=estimate.confidence,
+    )
+
+
+def p_slower(estimate: Estimate, tau: FloatLike = 0.0) -> Floats:
+    """One-sided p of H0 "ratio <= 1 + tau": small means surely slower by more than tau."""
+    return _upper_tail(estimate.log_ratio - np.log1p(tau), estimate)
+
+
+def p_faster(estimate: Estimate, tau: FloatLike = 0.0) -> Floats:
+    """One-sided p of H0 "ratio >= 1 / (1 + tau)": small means surely faster by more than tau."""
+    return _upper_tail(-estimate.log_ratio - np.log1p(tau), estimate)
+
+
+def is_unchanged(estimate: Estimate, tau: FloatLike) -> Flags:
+    """The interval lies inside 1/(1 + tau) .. 1 + tau, and MDE <= tau."""
+    margin = np.log1p(tau)
+    return np.asarray((estimate.high < margin) & (estimate.low > -margin) & (estimate.mde <= margin))
+
+
+def holm(p: Floats) -> Floats:
+    """Holm's step-down adjustment (1979) along the last axis; NaN entries are outside the family and stay NaN."""
+    values = np.asarray(p, dtype=np.float64)
+    order = np.argsort(values, axis=-1)  # NaN sorts last
+    family = np.isfinite(values).sum(axis=-1, keepdims=True)
+    ranked = np.take_along_axis(values, order, axis=-1) * (family - np.arange(values.shape[-1]))
+    stepped = np.minimum(np.maximum.accumulate(ranked, axis=-1), 1.0)
+    adjusted = np.empty_like(values)
+    np.put_along_axis(adjusted, order, stepped, axis=-1)
+    return np.where(np.isfinite(values), adjusted, np.nan)
+
+
+def clopper_pearson(hits: int, trials: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Exact two-sided interval of a proportion (Clopper and Pearson 1934)."""
+    if not 0 <= hits <= trials or trials == 0:
+        raise ValueError(f"needs 0 <= hits <= trials and trials > 0, got {hits} of {trials}")
+    tail = (1 - confidence) / 2
+    low = special.betaincinv(hits, trials - hits + 1, tail) if hits else 0.0
+    high = special.betaincinv(hits + 1, trials - hits, 1 - tail) if hits < trials else 1.0
+    return float(low), float(high)
+
+
+def prediction_margin(spread: float, runs: int) -> float:
+    """How far a further run may lie above the mean of `runs` earlier ones: t(0.95, m-1) s sqrt(1 + 1/m), log scale.
+
+    Args:
+        spread: standard deviation s of log time between the runs.
+        runs: their number m >= 2 (3 runs give 3.4 s).
+    """
+    if runs < 2:
+        raise ValueError(f"a spread between runs needs at least 2 runs, got {runs}")
+    return float(t_quantile(1 - ALPHA, runs - 1) * spread * np.sqrt(1 + 1 / runs))
+
+
+def interleaved(pairs: int, *, first: Literal["A", "B"] = "A") -> tuple[Literal["A", "B"], ...]:
+    """Order of launches A B B A A B B A …; `first="B"` gives the reversed order of the gate's second stage.
+
+    With an even number of pairs a linear drift cancels in the mean of d_i.
+    """
+    second: Literal["A", "B"] = "B" if first == "A" else "A"
+    order: list[Literal["A", "B"]] = []
+    for pair in range(pairs):
+        order += [first, second] if pair % 2 == 0 else [second, first]
+    return tuple(order)
+
+
+def route_stage1(estimate: Estimate, tau: FloatLike) -> Flags:
+    """Cases of the gate's first stage that must be measured again.
+
+    Those that look slower (raw p < 0.10 for "ratio <= 1" and effect > tau / 2) and those whose upper bound is above
+    1 + tau; a case without an interval is routed too. The others are surely not slower than 1 + tau and pass.
+    """
+    looks_slower = (p_slower(estimate) < ROUTE_P) & (np.expm1(estimate.log_ratio) > np.asarray(tau) / 2)
+    surely_not_slower = estimate.high < np.log1p(tau)
+    return np.asarray(looks_slower | ~surely_not_slower)
+
+
+def decide_stage2(fresh: Estimate, tau: FloatLike, *, routed: Flags | None = None) -> GateDecision:
+    """Decide the routed cases on their fresh pairs alone, Holm-corrected over the routed cases.
+
+    Args:
+        fresh: estimate from the second stage's launches, never those of the first.
+        tau: minimum effect.
+        routed: which entries (last axis: the family) were routed; None means all of `fresh`.
+    """
+    family = np.ones(fresh.log_ratio.shape, dtype=np.bool_) if routed is None else routed
+    raw = np.where(np.isfinite(fresh.se), p_slower(fresh, tau), 1.0)
+    adjusted = holm(np.where(family, raw, np.nan))
+    regressed = family & (adjusted < ALPHA)
+    passed = family & ~regressed & (fresh.high < np.log1p(tau))
+    return GateDecision(
+        adjusted_p=adjusted, regressed=regressed, passed=passed, undecided=family & ~regressed & ~passed
+    )
+
+
+def t_quantile(probability: float, df: FloatLike) -> Floats:
+    """Quantile of Student's t; NaN where df is NaN."""
+    return np.asarray(special.stdtrit(df, probability), dtype=np.float64)
+
+
+def normal_quantile(probability: float) -> float:
+    """Quantile of the standard normal distribution, for a spread that is known rather than estimated."""
+    return float(special.ndtri(probability))
+
+
+def _log(times_s: npt.ArrayLike) -> Floats:
+    times = np.asarray(times_s, dtype=np.float64)
+    if (times <= 0).any() or np.isinf(times).any():
+        raise ValueError("launch medians must be positive finite seconds, or NaN where a launch is absent")
+    return np.log(times)
+
+
+def _moments(values: Floats) -> tuple[Integers, Floats, Floats]:
+    """Count, mean and variance (ddof 1) over the last axis, NaN ignored; NaN where too few."""
+    present = np.isfinite(values)
+    n = np.asarray(present.sum(axis=-1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.asarray(np.where(present, values, 0.0).sum(axis=-1) / n)
+        deviation = np.where(present, values - mean[..., None], 0.0)
+        variance = np.asarray((deviation**2).sum(axis=-1) / np.where(n > 1, n - 1, np.nan))
+    return n, mean, variance
+
+
+def _satterthwaite(own: Floats, own_df: Floats, other: Floats, other_df: Floats) -> Floats:
+    """Degrees of freedom of own + other; by the share of either, so that tiny variances do not underflow.
+
+    Two zero variances (times below the clock's resolution) count as equal ones.
+    """
+    total = own + other
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = np.where(total > 0, own / total, np.where(total == 0, 0.5, np.nan))
+        return np.asarray(1.0 / (share**2 / own_df + (1 - share) ** 2 / other_df))
+
+
+def _upper_tail(excess: Floats, estimate: Estimate) -> Floats:
+    """P(T >= excess / se); without any spread the sign of the excess decides."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        tail = special.stdtr(estimate.df, -excess / estimate.se)
+    certain = np.where(excess > 0, 0.0, 1.0)
+    return np.asarray(np.where(estimate.se == 0, certain, tail))

@@ -1,0 +1,334 @@
+"""Launch medians of two sides -> time verdict per case, with the control-kernel correction and the widened tau.
+
+Two designs. `paired`: launches of equal number were neighbours in an interleaved measurement; the machine's state
+cancels in the pairs, so nothing is corrected or widened. `unpaired`: the reference is another run or a baseline.
+
+Unpaired times carry the machine's own change since the reference (clocks, power, temperature, another unit). Control
+kernels, code that the project does not own, are measured in every launch of both sides: their mean log ratio estimates
+that change and is subtracted. What the correction can and cannot do:
+
+- It applies to cases executed like the controls: graph replays where a control is replayed as a graph, else the mode of
+  the controls. The time of an eager, launch-bound call is the host's; two H100s of one kind differ by 0.76-1.04 there
+  and by -1 to +3 % on GPU-bound kernels (2026-11), so a GPU control says nothing about it.
+- Clocks move a compute-bound kernel and leave a copy alone. A case's own response lies between those of the controls,
+  so the correction by their mean may leave as much as the controls disagree; tau is widened by that.
+- The correction's variance is added as if it were independent of the case's. Both come from the same launches and are
+  positively correlated, so intervals are rather too wide than too narrow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from harness import stats
+from harness.records import CaseSummary, Mode, Outcome, RunSummary, Verdict
+
+Design = Literal["paired", "unpaired"]
+
+RUN_SPREAD = 0.006
+"""Between-process spread of log time taken where a reference holds no spread of its own (a single run): the upper end
+of the 0.2-0.6 % measured for graph replays and GPU-bound kernels on an H100 over 8 processes, 2026-11."""
+
+UNIT_MARGIN = 0.02
+"""Widening against another unit of the same model: units of one H100 model differ by -1 to +3 % on GPU-bound kernels,
+2 % to either side once the common part is corrected (two units, 2026-11)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CasePair:
+    """One case that was timed on both sides."""
+
+    candidate: CaseSummary
+    reference: CaseSummary
+
+    @property
+    def gates(self) -> bool:
+        """Whether its time verdict may fail a check. A control's may not: its code is not the project's."""
+        return self.candidate.planned.gates and not self.candidate.planned.control
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlShift:
+    """The machine's own change between two runs, by the control kernels.
+
+    Attributes:
+        ratios: candidate / reference per control.
+        mode: the execution mode whose cases are corrected.
+        change: mean over the controls.
+        disagreement: what the correction may leave in a case, log scale.
+    """
+
+    ratios: dict[str, float]
+    mode: Mode
+    change: stats.Estimate
+    disagreement: float
+
+    @property
+    def ratio(self) -> float:
+        """What raw ratios are divided by."""
+        return math.exp(float(self.change.log_ratio))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeRules:
+    """How the times of one comparison are judged.
+
+    Attributes:
+        design: see the module.
+        runs: runs behind the reference, 1 if it is a single run.
+        another_unit: the two sides were measured on different units of one model.
+        shift: control correction, or None where there is none.
+    """
+
+    design: Design
+    runs: int = 1
+    another_unit: bool = False
+    shift: ControlShift | None = None
+
+    def corrects(self, pair: CasePair) -> bool:
+        """Whether the control correction applies to a case."""
+        planned = pair.candidate.planned
+        return self.shift is not None and not planned.control and planned.case.mode is self.shift.mode
+
+    def tau(self, pair: CasePair) -> float:
+        """Minimum effect: the planned threshold, widened by what an unpaired comparison cannot resolve.
+
+        Run to run: t(0.95, m-1) s sqrt(1 + 1/m) for a spread s stored with m >= 2 runs, else 1.64 sqrt(1 + 1/m) times
+        RUN_SPREAD (1.4 % for a single run). Machine: the larger of the controls' disagreement and UNIT_MARGIN.
+        """
+        threshold = pair.candidate.planned.threshold
+        if self.design == "paired":
+            return threshold
+        machine = UNIT_MARGIN if self.another_unit else 0.0
+        if self.shift is not None and self.corrects(pair):
+            machine = max(machine, self.shift.disagreement)
+        return threshold + self.run_margin(pair.reference.run_spread) + machine
+
+    def run_margin(self, spread: float | None) -> float:
+        """Part of tau that covers the spread between runs."""
+        if spread is not None and self.runs >= 2:
+            return stats.prediction_margin(spread, self.runs)
+        return stats.normal_quantile(1 - stats.ALPHA) * RUN_SPREAD * math.sqrt(1 + 1 / self.runs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeVerdict:
+    """Regressed, improved, unchanged or inconclusive, with its figures; ratios are candidate / reference."""
+
+    verdict: Verdict
+    reason: str | None = None
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p_value: float | None = None
+    mde: float | None = None
+    tau: float | None = None
+    launches: int = 0
+    reference_launches: int = 0
+    time_s: float | None = None
+    reference_time_s: float | None = None
+    raw_ratio: float | None = None
+
+
+def control_shift(candidate: RunSummary, reference: RunSummary) -> ControlShift | None:
+    """The machine's own change, or None without a control that both sides timed in at least 3 launches.
+
+    Controls replayed as graphs stand for the GPU; where there is none (a CPU), those of the mode with most of them do.
+    """
+    shared = [case_id for case_id in candidate.controls if case_id in reference.controls]
+    pairs = {
+        case_id: CasePair(candidate=candidate.cases[case_id], reference=reference.cases[case_id])
+        for case_id in shared
+        if _launches(candidate.cases[case_id]) >= stats.MIN_LAUNCHES
+        and _launches(reference.cases[case_id]) >= stats.MIN_LAUNCHES
+    }
+    if not pairs:
+        return None
+    modes = [pair.candidate.planned.case.mode for pair in pairs.values()]
+    mode = Mode.GRAPH if Mode.GRAPH in modes else max(sorted(set(modes)), key=modes.count)
+    chosen = {case_id: pair for case_id, pair in pairs.items() if pair.candidate.planned.case.mode is mode}
+    sides = _Sides.of(list(chosen.values()), "unpaired")
+    estimate = stats.unpaired(sides.candidate, sides.reference)
+    ratios = np.exp(estimate.log_ratio).tolist()
+    return ControlShift(
+        ratios=dict(zip(chosen, ratios, strict=True)),
+        mode=mode,
+        change=stats.pool_controls(estimate),
+        disagreement=stats.control_disagreement(estimate),
+    )
+
+
+def time_verdicts(pairs: Sequence[CasePair], rules: TimeRules) -> list[TimeVerdict]:
+    """Judge every case, in order. p is Holm-adjusted over the gating cases, and apart over the advisory ones.
+
+    Advisory cases (eager calls, whose launches spread by 15 %, and controls) must not cost the gating ones their power.
+    """
+    if not pairs:
+        return []
+    return [_verdict(figures, rules.design) for figures in _figures(pairs, rules)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sides:
+    """Launch medians, (cases, launches) in seconds, NaN where absent; for pairs, the same launch in the same column."""
+
+    candidate: stats.Floats
+    reference: stats.Floats
+
+    @classmethod
+    def of(cls, pairs: Sequence[CasePair], design: Design) -> _Sides:
+        mine = [pair.candidate.launch_medians_s for pair in pairs]
+        theirs = [pair.reference.launch_medians_s for pair in pairs]
+        if design == "unpaired":
+            return cls(candidate=_padded(mine), reference=_padded(theirs))
+        common = [sorted(ours.keys() & others.keys()) for ours, others in zip(mine, theirs, strict=True)]
+        return cls(
+            candidate=_padded([{n: ours[n] for n in kept} for ours, kept in zip(mine, common, strict=True)]),
+            reference=_padded([{n: others[n] for n in kept} for others, kept in zip(theirs, common, strict=True)]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Figures:
+    """The numbers of one case. `alone`: p before Holm's adjustment over `family` cases. log_*: log scale."""
+
+    log_ratio: float
+    log_low: float
+    log_high: float
+    log_mde: float
+    log_raw: float
+    slower: float
+    faster: float
+    alone: float
+    unchanged: bool
+    family: int
+    n: int
+    n_ref: int
+    time_s: float
+    reference_time_s: float
+    tau: float
+
+
+def _figures(pairs: Sequence[CasePair], rules: TimeRules) -> list[_Figures]:
+    sides = _Sides.of(pairs, rules.design)
+    estimator = stats.paired if rules.design == "paired" else stats.unpaired
+    raw = estimator(sides.candidate, sides.reference)
+    estimate = _corrected(raw, pairs, rules)
+    tau = np.array([rules.tau(pair) for pair in pairs])
+    gates = np.array([pair.gates for pair in pairs])
+    slower, faster = stats.p_slower(estimate, tau), stats.p_faster(estimate, tau)
+    columns: dict[str, npt.NDArray[Any]] = {
+        "log_ratio": estimate.log_ratio,
+        "log_low": estimate.low,
+        "log_high": estimate.high,
+        "log_mde": estimate.mde,
+        "log_raw": raw.log_ratio,
+        "slower": _holm_by_family(slower, gates),
+        "faster": _holm_by_family(faster, gates),
+        "alone": np.minimum(slower, faster),
+        "unchanged": stats.is_unchanged(estimate, tau),
+        "family": np.where(gates, gates.sum(), (~gates).sum()),
+        "n": estimate.n,
+        "n_ref": estimate.n_ref,
+        "time_s": stats.geometric_mean(sides.candidate),
+        "reference_time_s": stats.geometric_mean(sides.reference),
+        "tau": tau,
+    }
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [_Figures(**dict(zip(columns, row, strict=True))) for row in rows]
+
+
+def _corrected(raw: stats.Estimate, pairs: Sequence[CasePair], rules: TimeRules) -> stats.Estimate:
+    """Subtract the control shift from the cases it applies to; the others subtract an exact zero."""
+    if rules.shift is None:
+        return raw
+    applies = np.array([rules.corrects(pair) for pair in pairs])
+    change = rules.shift.change
+    by = replace(
+        change,
+        log_ratio=np.where(applies, change.log_ratio, 0.0),
+        se=np.where(applies, change.se, 0.0),
+        df=np.where(applies, change.df, np.inf),
+    )
+    return stats.corrected(raw, by)
+
+
+def _holm_by_family(p: stats.Floats, gates: stats.Flags) -> stats.Floats:
+    gating, advisory = stats.holm(np.where(gates, p, np.nan)), stats.holm(np.where(gates, np.nan, p))
+    return np.where(gates, gating, advisory)
+
+
+def _verdict(figures: _Figures, design: Design) -> TimeVerdict:
+    verdict, reason = Verdict.INCONCLUSIVE, None
+    if figures.slower < stats.ALPHA:
+        verdict = Verdict.REGRESSED
+    elif figures.faster < stats.ALPHA:
+        verdict = Verdict.IMPROVED
+    elif figures.unchanged:
+        verdict = Verdict.UNCHANGED
+    else:
+        reason = _why_undecided(figures, design)
+    return TimeVerdict(
+        verdict=verdict,
+        reason=reason,
+        ratio=_known(math.exp(figures.log_ratio)),
+        low=_known(math.exp(figures.log_low)),
+        high=_known(math.exp(figures.log_high)),
+        p_value=_known(figures.slower),
+        mde=_known(math.expm1(figures.log_mde)),
+        tau=figures.tau,
+        launches=figures.n,
+        reference_launches=figures.n_ref,
+        time_s=_known(figures.time_s),
+        reference_time_s=_known(figures.reference_time_s),
+        raw_ratio=_known(math.exp(figures.log_raw)),
+    )
+
+
+def _why_undecided(figures: _Figures, design: Design) -> str:
+    fewest = min(figures.n, figures.n_ref)
+    if fewest < stats.MIN_LAUNCHES:
+        unit = "launch" if fewest == 1 else "launches"
+        what = f"{'pair' if fewest == 1 else 'pairs'} of launches" if design == "paired" else unit
+        side = "" if design == "paired" or figures.n == figures.n_ref else _fewer_side(figures)
+        return f"{fewest} {what}{side}; at least {stats.MIN_LAUNCHES} are needed"
+    if figures.alone < stats.ALPHA:
+        adjusted = min(figures.slower, figures.faster)
+        return f"p {figures.alone:.2g} alone, {adjusted:.2g} among {figures.family} cases (Holm); more launches needed"
+    mde = math.expm1(figures.log_mde)
+    if mde > figures.tau:
+        return f"MDE {percent(mde)} > tau {percent(figures.tau)}; more launches needed"
+    low, high = math.expm1(figures.log_low), math.expm1(figures.log_high)
+    interval = f"{100 * low:+.1f} % .. {100 * high:+.1f} %"
+    bound = "+" if figures.log_high >= math.log1p(figures.tau) else "-"
+    return f"the interval {interval} reaches beyond {bound}{percent(figures.tau)} (tau); more launches needed"
+
+
+def _fewer_side(figures: _Figures) -> str:
+    return " of the candidate" if figures.n < figures.n_ref else " of the reference"
+
+
+def _launches(summary: CaseSummary) -> int:
+    return len(summary.launch_medians_s) if summary.outcome is Outcome.OK else 0
+
+
+def _padded(launches: Sequence[dict[int, float]]) -> stats.Floats:
+    """One row per case, its launches in the order of their numbers, filled up with NaN."""
+    width = max((len(each) for each in launches), default=0)
+    rows = [[each[n] for n in sorted(each)] + [math.nan] * (width - len(each)) for each in launches]
+    return np.array(rows, dtype=np.float64).reshape(len(launches), width)
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def percent(fraction: float) -> str:
+    """`2.0 %`."""
+    return f"{100 * fraction:.1f} %"
