@@ -1,0 +1,139 @@
+"""How long a plan will take, from a rough throughput model: for `--dry-run`, and to keep shipped manifests in budget.
+
+A call takes FLOP / rate + bytes / bandwidth + a latency per dependent matrix product. GPU rates are those of one H100
+80GB HBM3 (cuBLAS products, n = 2048: 50 TF/s fp32, 343 tf32, 600 bf16, 840 fp8, 550 int8), CPU rates those of two
+cores. Expect a factor of two either way; other machines scale it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from harness.judge.problems import PROBLEMS
+from harness.manifest import DeviceKind
+from harness.records import Case, PlannedCase
+from iroot.precision import PRECISIONS
+from iroot.registry import TASKS, MethodSpec, Workload, get_method
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Machine:
+    startup_s: float
+    """Of a worker process: imports, and the CUDA context."""
+    case_s: float
+    """Per case and process: a first call, graph capture, machine state, checks."""
+    product_s: float
+    """Least time of one matrix product among dependent ones."""
+    bytes_per_s: float
+    factorisation_rate: float
+    """FLOP/s of eigh and svd."""
+    pose_rate: float
+    """FLOP/s at which problems are posed (products and QR of n x n)."""
+    judge_rate: float
+    """FLOP/s at which float64 references are computed."""
+    operand_rates: dict[str, float]
+
+
+_MACHINES: dict[DeviceKind, _Machine] = {
+    "cuda": _Machine(
+        startup_s=5.0,
+        case_s=0.03,
+        product_s=7e-6,
+        bytes_per_s=2.5e12,
+        factorisation_rate=1.2e12,
+        pose_rate=4e12,
+        judge_rate=0.6e12,
+        operand_rates={
+            "float64": 50e12,
+            "float32": 50e12,
+            "tfloat32": 340e12,
+            "bfloat16": 600e12,
+            "float16": 600e12,
+            "float8_e4m3fn": 800e12,
+            "float8_e5m2": 800e12,
+            "int8": 550e12,
+        },
+    ),
+    "cpu": _Machine(
+        startup_s=2.5,
+        case_s=0.02,
+        product_s=2e-5,
+        bytes_per_s=1e10,
+        factorisation_rate=2e10,
+        pose_rate=3e10,
+        judge_rate=1e10,
+        operand_rates={"float64": 5e10},
+    ),
+}
+_SLOWEST_KNOWN: dict[DeviceKind, float] = {"cuda": 50e12, "cpu": 1e11}
+"""FLOP/s of a format without a row above: simulated and emulated ones run in a wider format."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a plan is expected to take, in seconds."""
+
+    quality_s: float
+    """The quality pass, start-up included."""
+    launch_s: float
+    """One timed launch, start-up included."""
+    total_s: float
+
+
+def call_seconds(case: Case, device_kind: DeviceKind) -> float:
+    """One call of a case."""
+    machine, spec = _MACHINES[device_kind], get_method(case.task, case.method)
+    options = spec.make_options(dict(case.options))
+    work = Workload(
+        m=case.m,
+        n=case.n,
+        precision=case.precision,
+        batch=case.batch,
+        k=case.k,
+        p=case.p,
+        lower=PROBLEMS[case.problem].lower(TASKS[case.task].operand, case.m, case.n),
+    )
+    flops = spec.flops(work, options)
+    products = flops / (2.0 * case.m * case.n * (case.k or min(case.m, case.n)) * case.batch)
+    moved = spec.bytes_moved(work, options) / machine.bytes_per_s
+    return flops / _rate(spec, case, device_kind) + moved + max(products, 1.0) * machine.product_s
+
+
+def launch_seconds(planned: PlannedCase, device_kind: DeviceKind) -> float:
+    """One case in one timed launch: posing, the first call, warm-up and samples."""
+    machine, timing = _MACHINES[device_kind], planned.timing
+    call = call_seconds(planned.case, device_kind)
+    posing = timing.input_sets * _pose_flops(planned.case) / machine.pose_rate
+    measured = timing.warmup_s + timing.samples * max(timing.min_sample_s, call)
+    return machine.case_s + posing + 3 * call + measured
+
+
+def quality_seconds(planned: PlannedCase, device_kind: DeviceKind) -> float:
+    """One case in the quality pass: every seed posed, solved, and judged by a float64 reference."""
+    machine, case = _MACHINES[device_kind], planned.case
+    posing = _pose_flops(case) / machine.pose_rate
+    judging = 2 * _pose_flops(case) / machine.judge_rate
+    return machine.case_s + planned.seeds * (call_seconds(case, device_kind) + posing + judging)
+
+
+def estimate(plan: Iterable[PlannedCase], *, launches: int, device_kind: DeviceKind) -> Estimate:
+    """The quality pass and `launches` timed launches of a plan."""
+    cases, startup = tuple(plan), _MACHINES[device_kind].startup_s
+    quality = startup + sum(quality_seconds(planned, device_kind) for planned in cases)
+    launch = startup + sum(launch_seconds(planned, device_kind) for planned in cases)
+    return Estimate(quality_s=quality, launch_s=launch, total_s=quality + launches * launch)
+
+
+def _rate(spec: MethodSpec, case: Case, device_kind: DeviceKind) -> float:
+    machine, precision = _MACHINES[device_kind], PRECISIONS[case.precision]
+    if spec.role == "reference":
+        return machine.factorisation_rate
+    if precision.execution == "simulated" and device_kind == "cuda":
+        return machine.operand_rates["bfloat16"]
+    return machine.operand_rates.get(precision.operand, _SLOWEST_KNOWN[device_kind])
+
+
+def _pose_flops(case: Case) -> float:
+    """About what a QR or a Gram product of the operand takes."""
+    return 4.0 * case.m * case.n * min(case.m, case.n) * case.batch

@@ -1,0 +1,111 @@
+"""Filter expressions over cases: `task=polar,n>=1024,precision~bf`.
+
+A comma means and; `|` inside a value means or; operators are `=` `!=` `~` (contains) `<` `<=` `>` `>=`. An integer
+coordinate that a case does not have (p of a polar case) is matched by `!=` only.
+"""
+
+from __future__ import annotations
+
+import difflib
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from harness.errors import UsageError
+from harness.records import Case
+
+_TEXT: dict[str, Callable[[Case], str]] = {
+    "task": lambda case: case.task,
+    "method": lambda case: case.method,
+    "precision": lambda case: case.precision,
+    "problem": lambda case: case.problem,
+    "mode": lambda case: str(case.mode),
+    "case": lambda case: case.case_id,
+}
+_INTEGER: dict[str, Callable[[Case], int | None]] = {
+    "p": lambda case: case.p,
+    "m": lambda case: case.m,
+    "n": lambda case: case.n,
+    "batch": lambda case: case.batch,
+    "k": lambda case: case.k,
+}
+_ORDER: dict[str, Callable[[int, int], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+_TERM = re.compile(r"\s*([A-Za-z_]+)\s*(!=|<=|>=|=|~|<|>)\s*(.*?)\s*")
+
+KEYS = (*_TEXT, *_INTEGER)
+"""What a filter may name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Term:
+    key: str
+    relation: str
+    values: tuple[str, ...]
+
+    def matches(self, case: Case) -> bool:
+        if self.key in _TEXT:
+            return self._matches_text(_TEXT[self.key](case))
+        return self._matches_integer(_INTEGER[self.key](case))
+
+    def _matches_text(self, have: str) -> bool:
+        if self.relation == "~":
+            return any(value in have for value in self.values)
+        return (have in self.values) == (self.relation == "=")
+
+    def _matches_integer(self, have: int | None) -> bool:
+        wanted = [int(value) for value in self.values]
+        if self.relation in ("=", "!="):
+            return (have in wanted) == (self.relation == "=")
+        return have is not None and any(_ORDER[self.relation](have, value) for value in wanted)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseFilter:
+    """A parsed filter; call it with a case."""
+
+    text: str
+    terms: tuple[_Term, ...]
+
+    def __call__(self, case: Case) -> bool:
+        return all(term.matches(case) for term in self.terms)
+
+
+def parse_filter(text: str) -> CaseFilter:
+    """Parse a filter expression. Raises UsageError that quotes the term and names the nearest key or the remedy,
+    but not where it was written."""
+    return CaseFilter(text=text, terms=tuple(_parse_term(term) for term in text.split(",")))
+
+
+def _parse_term(text: str) -> _Term:
+    found = _TERM.fullmatch(text)
+    if found is None:
+        example = "'task=polar,n>=1024,precision~bf'"
+        raise UsageError(f"cannot read '{text.strip()}'; write KEY OPERATOR VALUE, e.g. {example}")
+    key, relation, value = found.groups()
+    if key not in KEYS:
+        near = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.4)
+        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(KEYS)}"
+        raise UsageError(f"unknown key '{key}' in '{text.strip()}'; {hint}")
+    values = tuple(part.strip() for part in value.split("|"))
+    if "" in values:
+        raise UsageError(f"'{text.strip()}' has an empty value; write {key}{relation}VALUE")
+    _check_relation(key, relation, values, text.strip())
+    return _Term(key=key, relation=relation, values=values)
+
+
+def _check_relation(key: str, relation: str, values: tuple[str, ...], text: str) -> None:
+    if key in _TEXT:
+        if relation in _ORDER:
+            raise UsageError(f"'{key}' is a name and has no order, got '{text}'; use =, != or ~")
+        return
+    if relation == "~":
+        raise UsageError(f"'{key}' is an integer, got '{text}'; use =, !=, <, <=, > or >=")
+    for value in values:
+        if not value.isdecimal():
+            raise UsageError(f"'{key}' needs an integer, got '{value}' in '{text}'")

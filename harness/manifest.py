@@ -1,0 +1,227 @@
+"""Manifests: TOML files that declare a sweep, validated against the registry, the precision table and the problems.
+
+Every field of a `[[sweep]]` table that holds a list is one factor of a product. A `Manifest` that exists is valid:
+whatever is wrong with a file or with flags is a `UsageError` that names the place, the value and the remedy.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import tomli_w
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, StrictInt, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from harness import manifest_checks as checks
+from harness.errors import UsageError
+from harness.manifest_errors import explain
+from harness.records import OptionValue, Record, TimingPolicy
+
+DeviceKind = Literal["cuda", "cpu"]
+ModeChoice = Literal["auto", "graph", "eager", "compile"]
+MANIFESTS_FOLDER = Path(__file__).parent / "manifests"
+
+
+def _listed(value: object) -> object:
+    """A scalar is a list of one."""
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _listed_shapes(value: object) -> object:
+    """`[2048, 8192]` is `[[2048, 8192]]`."""
+    single = isinstance(value, list | tuple) and bool(value) and all(isinstance(size, int) for size in value)
+    return [value] if single else value
+
+
+Positive = Annotated[StrictInt, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+Threshold = Annotated[float, Field(gt=0, lt=1)]
+Sizes = Annotated[tuple[Positive, ...], BeforeValidator(_listed)]
+Shapes = Annotated[tuple[tuple[Positive, Positive], ...], BeforeValidator(_listed_shapes)]
+Names = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_listed)]
+Tasks = Annotated[Names, AfterValidator(checks.known_tasks)]
+Precisions = Annotated[Names, AfterValidator(checks.known_precisions)]
+Problems = Annotated[Names, AfterValidator(checks.known_problems)]
+Modes = Annotated[tuple[ModeChoice, ...], Field(min_length=1), BeforeValidator(_listed)]
+Options = Annotated[tuple[dict[str, OptionValue], ...], Field(min_length=1), BeforeValidator(_listed)]
+FilterText = Annotated[str, AfterValidator(checks.readable_filter)]
+Filters = Annotated[tuple[FilterText, ...], BeforeValidator(_listed)]
+
+
+class TimingOverrides(Record):
+    """The timing fields a sweep changes; None keeps the manifest's."""
+
+    samples: Annotated[int, Field(ge=5)] | None = None
+    min_sample_s: Seconds | None = None
+    warmup_s: Annotated[float, Field(ge=0)] | None = None
+    input_sets: Positive | None = None
+    cold: bool | None = None
+
+    def applied_to(self, policy: TimingPolicy) -> TimingPolicy:
+        """`policy` with the fields that are set here."""
+        return policy.model_copy(update=self.model_dump(exclude_none=True))
+
+
+class GatePolicy(Record):
+    """Which verdicts may fail a check, and from what effect on."""
+
+    threshold: Threshold = 0.02
+    thresholds: Annotated[dict[str, Threshold], AfterValidator(checks.known_task_keys)] = Field(default_factory=dict)
+    """Per task, instead of `threshold`."""
+    eager: Literal["advisory", "gates"] = "advisory"
+    """Host-launched cases (eager, compile) on a GPU. Eager cases on a CPU always gate: there is no other mode."""
+
+
+class Expectation(Record):
+    """Cases known not to be `ok`; one that no longer fails is reported as fixed."""
+
+    filter: FilterText
+    outcome: Literal["nonfinite", "unsupported"]
+
+
+class Sweep(Record):
+    """One product of coordinates. Combinations that a method does not serve are left out."""
+
+    task: Tasks
+    method: Names = ("all",)
+    """Names or globs; `all`: every method but the controls; `role:opponent`: every method of that role."""
+    precision: Precisions
+    """Names or globs. A name is planned on every device (and is `unsupported` where there is no unit); a glob or `all`
+    gives what the kind of device has."""
+    p: Sizes = ()
+    n: Sizes = ()
+    """Square sizes."""
+    shape: Shapes = ()
+    """[m, n] pairs."""
+    batch: Annotated[Sizes, Field(min_length=1)] = (1,)
+    k: Sizes = ()
+    """Columns of the right-hand side; `gemm` without k takes k = n."""
+    problem: Problems
+    mode: Modes = ("auto",)
+    """`auto`: graph where a CUDA device and the method allow it, else eager."""
+    options: Options = ({},)
+    device: Literal["any", "cuda", "cpu"] = "any"
+    exclude: Filters = ()
+    expect: Annotated[tuple[Expectation, ...], BeforeValidator(_listed)] = ()
+    """The first rule that matches a case holds."""
+    timing: TimingOverrides = TimingOverrides()
+    seeds: Positive | None = None
+    target_error: Seconds | None = None
+    timeout_s: Seconds | None = None
+    threshold: Threshold | None = None
+
+    @model_validator(mode="after")
+    def _fits_the_registry(self) -> Self:
+        defect = checks.sweep_defect(self)
+        if defect is not None:
+            context = {"field": defect.field, "message": defect.message}
+            raise PydanticCustomError("sweep_field", "{message}", context)
+        return self
+
+
+class Manifest(Record):
+    """A declared sweep: what to measure, how often, how to time it and what may fail a check."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    description: str = ""
+    launches: Positive = 6
+    seed: Annotated[StrictInt, Field(ge=0)] = 0
+    """Of the random case order."""
+    seeds: Positive = 5
+    """Problem seeds that quality is measured on."""
+    target_error: Seconds | None = None
+    timeout_s: Seconds = 120.0
+    timing: TimingPolicy = TimingPolicy()
+    gate: GatePolicy = GatePolicy()
+    sweep: Annotated[tuple[Sweep, ...], Field(min_length=1)]
+    _origin: str | None = PrivateAttr(default=None)
+
+    @property
+    def origin(self) -> str:
+        """What messages call it: the file it was read from, else its name."""
+        return self._origin or self.name
+
+    def to_toml(self) -> str:
+        """The manifest as TOML, defaults left out; `parse_manifest` gives it back."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_defaults=True))
+
+    @property
+    def manifest_hash(self) -> str:
+        """16 hex digits over everything but the description, defaults included."""
+        text = json.dumps(self.model_dump(mode="json", exclude={"description"}), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def shipped_manifests() -> tuple[str, ...]:
+    """Names of the manifests that come with the program."""
+    return tuple(sorted(path.stem for path in MANIFESTS_FOLDER.glob("*.toml")))
+
+
+def load_manifest(name_or_path: str) -> Manifest:
+    """Read a shipped manifest by name, or any TOML file by path.
+
+    Raises:
+        UsageError: there is no such manifest (with the nearest shipped name), or `parse_manifest` refuses it.
+    """
+    shipped = shipped_manifests()
+    path = MANIFESTS_FOLDER / f"{name_or_path}.toml" if name_or_path in shipped else Path(name_or_path)
+    origin = path.name if name_or_path in shipped else name_or_path
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name.removesuffix(".toml"), shipped, n=1, cutoff=0.4)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise UsageError(
+            f"no manifest '{name_or_path}'; {hint}shipped: {', '.join(shipped)}; or give the path of a TOML file"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"not UTF-8 text: {error.reason}"
+        raise UsageError(f"{origin}: cannot read the manifest: {reason}") from None
+    return parse_manifest(text, origin=origin)
+
+
+def parse_manifest(text: str, *, origin: str) -> Manifest:
+    """Parse and validate TOML; `origin` is the file that messages name. A missing `name` is the file's stem.
+
+    Raises:
+        UsageError: one line per defect, each with the file, the key, the value and the remedy.
+    """
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{origin}: not valid TOML: {error}") from None
+    data.setdefault("name", Path(origin).stem)
+    try:
+        manifest = Manifest.model_validate(data)
+    except ValidationError as error:
+        raise UsageError(explain(error, Manifest, origin=origin)) from None
+    manifest._origin = origin
+    return manifest
+
+
+def manifest_from_flags(sweep: Mapping[str, Any], *, launches: int | None = None) -> Manifest:
+    """The manifest of a sweep given on the command line.
+
+    Its name is `sweep-` and eight hex digits over the flags, so that the same flags are compared with one another.
+
+    Args:
+        sweep: fields of `Sweep` as plain values.
+        launches: of the manifest; None: the default.
+
+    Raises:
+        UsageError: one line per defect, each with the flag, the value and the remedy.
+    """
+    digest = hashlib.sha256(json.dumps(sweep, sort_keys=True).encode()).hexdigest()[:8]
+    data: dict[str, Any] = {"name": f"sweep-{digest}", "description": "Declared on the command line.", "sweep": [sweep]}
+    if launches is not None:
+        data["launches"] = launches
+    try:
+        return Manifest.model_validate(data)
+    except ValidationError as error:
+        raise UsageError(explain(error, Manifest, origin=None)) from None
