@@ -1,0 +1,51 @@
+"""Option records shared by methods; each validates itself on construction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from iroot.errors import InvalidInputError
+from iroot.scaling import get_scaling
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleOptions:
+    """How a method on minimax schedules (`iroot.schedules`) is set up.
+
+    Attributes:
+        target: error of the schedule in exact arithmetic; None: what the precision can show (`target_for`).
+        degrees: of the steps in order, 1 to 8; the last one repeats.
+        safety: deflation of all but the last step, in [1, 2].
+        min_cushion: steps are added until the cushion is at least this, in [0, 0.5].
+        scaling: name of the normalisation (`iroot.scaling`).
+    """
+
+    target: float | None = None
+    degrees: tuple[int, ...] = (2,)
+    safety: float = 1.0
+    min_cushion: float = 0.0
+    scaling: str = "square"
+
+    def __post_init__(self) -> None:
+        check_target(self.target)
+        if not self.degrees or any(not 1 <= degree <= 8 for degree in self.degrees):
+            raise InvalidInputError(f"degrees must be integers from 1 to 8, at least one, got {self.degrees}")
+        if not 1.0 <= self.safety <= 2.0:
+            raise InvalidInputError(f"safety must be in [1, 2], got {self.safety}")
+        if not 0.0 <= self.min_cushion <= 0.5:
+            raise InvalidInputError(f"min_cushion must be in [0, 0.5], got {self.min_cushion}")
+        get_scaling(self.scaling)
+
+
+def check_target(target: float | None) -> None:
+    """Raise InvalidInputError unless `target` is None or in [1e-14, 1)."""
+    if target is not None and not 1e-14 <= target < 1.0:
+        raise InvalidInputError(f"target must be in [1e-14, 1), got {target}")
+
+
+def target_for(unit_roundoff: float) -> float:
+    """The default target: a quarter of a 16-bit format's unit roundoff, 16 times a longer one's, at least 1e-13.
+
+    float32: 1e-6; bfloat16: 1e-3; float16 and TF32: 1.2e-4. What is left after rounding hides a smaller one.
+    """
+    return unit_roundoff / 4.0 if unit_roundoff > 1e-5 else max(16.0 * unit_roundoff, 1e-13)
