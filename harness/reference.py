@@ -1,0 +1,151 @@
+"""Against what a run is compared: the one place that resolves it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from harness.errors import UnlikeMachinesError, UsageError
+from harness.records import Comparison, RunRecord, RunStatus, RunSummary
+
+if TYPE_CHECKING:
+    from harness.store import Store
+
+ReferenceKind = Literal["baseline", "previous_run", "run", "paired"]
+
+BASELINE = "baseline"
+"""The word that asks for the official baseline and nothing else."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What a run is compared with."""
+
+    summary: RunSummary
+    kind: ReferenceKind
+
+    @property
+    def label(self) -> str:
+        """What it is, for people."""
+        return reference_label(self.kind, self.summary.run.run_id)
+
+
+def reference_label(kind: ReferenceKind, run_id: str) -> str:
+    """`the official baseline <id>`, or what stands in for it, said as such."""
+    match kind:
+        case "baseline":
+            return f"the official baseline {run_id}"
+        case "previous_run":
+            return f"this machine's previous run {run_id} (there is no official baseline)"
+        case "run":
+            return f"run {run_id}"
+        case "paired":
+            return f"{run_id}, launches interleaved"
+
+
+def resolve_reference(store: Store, run: RunRecord, against: str | None) -> Reference | None:
+    """Find the reference of `run`.
+
+    Args:
+        against: `baseline`, a run (id, unique prefix or `latest`), or None: the other arm of an interleaved A/B, else
+            the official baseline of the run's machine class and manifest, else this machine's previous complete run
+            of the manifest.
+
+    Returns:
+        None if `against` is None and there is nothing to compare with.
+
+    Raises:
+        UsageError: the baseline or the run asked for does not exist, or is the run itself.
+    """
+    if against is not None and against != BASELINE:
+        return _named_run(store, run, against)
+    if against is None and run.paired_with is not None:
+        return _named_run(store, run, run.paired_with)
+    baseline = _official_baseline(run)
+    if baseline is not None:
+        return Reference(summary=baseline, kind="baseline")
+    if against == BASELINE:
+        raise UsageError(
+            f"--against baseline: there is no official baseline of manifest '{run.manifest}' for "
+            f"{run.machine.machine_class}; name a run instead, or promote one with `iroot bench baseline promote`"
+        )
+    previous = _previous_run(store, run)
+    return None if previous is None else Reference(summary=store.summary(previous.run_id), kind="previous_run")
+
+
+def compare_run(store: Store, run_id: str, against: str | None = None, force: bool = False) -> Comparison | None:
+    """Compare a stored run with its reference; None if there is none. Stores nothing.
+
+    Raises:
+        UsageError: as `resolve_reference`.
+        UnlikeMachinesError: unlike hardware, unless `force`.
+    """
+    from harness.compare import compare
+
+    run = store.run(run_id)
+    reference = resolve_reference(store, run, against)
+    if reference is None:
+        return None
+    return compare(store.summary(run.run_id), _narrowed(reference.summary, run), kind=reference.kind, force=force)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """A comparison, or why there is none (None: there is nothing to compare with yet)."""
+
+    comparison: Comparison | None = None
+    reason: str | None = None
+
+
+def compare_or_reason(store: Store, run_id: str, against: str | None = None, force: bool = False) -> Attempt:
+    """As `compare_run`, for callers whose work goes on without a comparison: unlike machines become a reason."""
+    try:
+        return Attempt(comparison=compare_run(store, run_id, against, force))
+    except UnlikeMachinesError as error:
+        return Attempt(reason=str(error))
+
+
+def _official_baseline(run: RunRecord) -> RunSummary | None:
+    from harness.baseline import load_baseline
+    from harness.paths import baselines_root
+
+    return load_baseline(baselines_root(), run.machine.machine_class, run.manifest)
+
+
+def _named_run(store: Store, run: RunRecord, against: str) -> Reference:
+    other = store.run(against)
+    if other.run_id == run.run_id:
+        raise UsageError(
+            f"--against {against}: that is the run itself; name another one (`iroot bench runs` lists them)"
+        )
+    kind: ReferenceKind = "paired" if other.run_id == run.paired_with else "run"
+    return Reference(summary=store.summary(other.run_id), kind=kind)
+
+
+def _previous_run(store: Store, run: RunRecord) -> RunRecord | None:
+    """The newest earlier complete run of the manifest on this unit, else on this class of machine.
+
+    A run narrowed by another filter would make most cases new or missing, so only whole runs and the same filter count.
+    An arm of an A/B may be any library: it is nobody's previous run.
+    """
+    found = store.runs(
+        manifest=run.manifest, machine_class=run.machine.machine_class, status=RunStatus.COMPLETE, limit=None
+    )
+    earlier = [
+        other
+        for other in found
+        if (other.created_at, other.run_id) < (run.created_at, run.run_id)
+        and other.filter in (None, run.filter)
+        and other.arm is None
+    ]
+    same_unit = [other for other in earlier if other.machine.uuid == run.machine.uuid]
+    return next(iter(same_unit or earlier), None)
+
+
+def _narrowed(reference: RunSummary, run: RunRecord) -> RunSummary:
+    """The reference without the cases that the run's filter left out on purpose: they are not missing."""
+    if run.filter is None:
+        return reference
+    planned = {case.case.case_id for case in run.cases}
+    kept = {case_id: case for case_id, case in reference.cases.items() if case_id in planned}
+    return reference.model_copy(update={"cases": kept})

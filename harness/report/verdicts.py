@@ -1,0 +1,167 @@
+"""What a comparison shows, as values: rows in hierarchy, the bottom line, and the marks every table must carry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.records import CaseVerdict, Comparison, Verdict
+from harness.reference import reference_label
+from harness.report.format import code, count, listing, plain, ratio
+from harness.report.view import grouped, hierarchical
+
+WORSE = (Verdict.REGRESSED, Verdict.LESS_ACCURATE, Verdict.TRADE, Verdict.BROKEN, Verdict.MISSING)
+"""Verdicts that a reader must look at."""
+
+BETTER = (Verdict.IMPROVED, Verdict.MORE_ACCURATE, Verdict.FIXED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RootVerdicts:
+    """Rows of one task and root, by shape and problem."""
+
+    p: int | None
+    rows: tuple[CaseVerdict, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskVerdicts:
+    """Rows of one task."""
+
+    task: str
+    roots: tuple[RootVerdicts, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """Something that qualifies every figure of a comparison: a short form for tables, a sentence for the notes."""
+
+    short: str
+    sentence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonView:
+    """A comparison as its report shows it. `notable`: every row that is not `unchanged`."""
+
+    comparison: Comparison
+    label: str
+    bottom_line: str
+    marks: tuple[Mark, ...]
+    tasks: tuple[TaskVerdicts, ...]
+
+    @property
+    def rows(self) -> tuple[CaseVerdict, ...]:
+        """Every row, in order."""
+        return tuple(row for task in self.tasks for root in task.roots for row in root.rows)
+
+    @property
+    def notable(self) -> tuple[CaseVerdict, ...]:
+        """Rows that are not `unchanged`."""
+        return tuple(row for row in self.rows if row.verdict is not Verdict.UNCHANGED)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What qualifies the verdicts and how they were reached, in Markdown sentences."""
+        reached = tuple(f"{plain(note[:1].upper() + note[1:])}." for note in self.comparison.notes)
+        return tuple(mark.sentence for mark in self.marks) + reached
+
+    @property
+    def marks_text(self) -> str:
+        """The short marks, to be set beside every table."""
+        return " · ".join(mark.short for mark in self.marks)
+
+
+def comparison_view(comparison: Comparison) -> ComparisonView:
+    """Order a comparison's rows by task, p, shape and problem, and say what it comes to."""
+    rows = hierarchical(comparison.verdicts)
+    tasks = tuple(
+        TaskVerdicts(
+            task=task,
+            roots=tuple(
+                RootVerdicts(p=p, rows=tuple(of_root)) for p, of_root in grouped(of_task, lambda row: row.case.p)
+            ),
+        )
+        for task, of_task in grouped(rows, lambda row: row.case.task)
+    )
+    return ComparisonView(
+        comparison=comparison,
+        label=reference_label(comparison.kind, comparison.reference),
+        bottom_line=bottom_line(comparison.verdicts),
+        marks=marks_of(comparison),
+        tasks=tasks,
+    )
+
+
+def bottom_line(verdicts: Sequence[CaseVerdict]) -> str:
+    """One or two sentences: what got worse, else what got better, else "no significant change"; then what is open."""
+    if not verdicts:
+        return "There is no case to compare."
+    worse, better = _counted(verdicts, WORSE), _counted(verdicts, BETTER)
+    undecided = sum(row.verdict is Verdict.INCONCLUSIVE for row in verdicts)
+    total = count(len(verdicts), "case")
+    if worse:
+        line = f"Of {total}: {worse}."
+        if better:
+            line += f" Better: {better}."
+    elif better:
+        line = f"Nothing got worse in {total}. Better: {better}."
+    else:
+        line = f"No significant change in {total}."
+    if undecided:
+        line += f" {count(undecided, 'case is', 'cases are')} inconclusive: too noisy to say."
+    return line
+
+
+def _counted(verdicts: Sequence[CaseVerdict], kinds: Sequence[Verdict]) -> str:
+    parts = []
+    for kind in kinds:
+        rows = [row for row in verdicts if row.verdict is kind]
+        if rows:
+            advisory = sum(not row.gates for row in rows)
+            aside = f" ({advisory} advisory)" if advisory else ""
+            parts.append(f"{len(rows)} {kind}{aside}")
+    return listing(parts)
+
+
+def marks_of(comparison: Comparison) -> tuple[Mark, ...]:
+    """Everything that makes the two sides unlike or the verdicts weaker than they look."""
+    marks = []
+    if comparison.hardware_differences:
+        how = "compared on request" if comparison.forced else "compared"
+        marks.append(_difference("unlike machines", f"Unlike machines were {how}", comparison.hardware_differences))
+    if comparison.another_unit:
+        marks.append(
+            Mark(
+                short="another unit",
+                sentence="The reference was measured on another unit of the same model: units differ by up to 3 % on "
+                "GPU-bound kernels and by more on launch-bound ones.",
+            )
+        )
+    if comparison.software_differences:
+        marks.append(_difference("other software", "The software differs", comparison.software_differences))
+    if comparison.qualification is None:
+        marks.append(
+            Mark(
+                short="unqualified",
+                sentence="The verdicts are unqualified: this machine's own noise has not been measured "
+                "(`iroot bench qualify`), so the thresholds are the manifest's.",
+            )
+        )
+    if comparison.control_ratios:
+        marks.append(_control_mark(comparison))
+    return tuple(marks)
+
+
+def _difference(short: str, sentence: str, differences: Sequence[str]) -> Mark:
+    return Mark(short=short, sentence=f"{sentence} (this run != reference): {plain('; '.join(differences))}.")
+
+
+def _control_mark(comparison: Comparison) -> Mark:
+    ratios = listing([f"{ratio(value)} ({code(case)})" for case, value in sorted(comparison.control_ratios.items())])
+    by = ratio(comparison.control_correction)
+    return Mark(
+        short=f"corrected by {by}",
+        sentence=f"Control kernels, code that the project does not own, took {ratios} of the time they took in the "
+        f"reference: the machine itself changed. Ratios of cases executed like them were divided by {by}.",
+    )
