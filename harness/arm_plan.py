@@ -1,0 +1,122 @@
+"""What each arm of an A/B can measure, asked of the arm's own registry.
+
+Run as a module (`python -m harness.arm_plan REQUEST.json`) it plans a manifest with the library it imports. A revision
+may lack a method that the manifest names: the other arm's plan then stands in, reduced to the cases this arm serves.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.arms import Arm
+from harness.errors import MeasurementError, UsageError
+from harness.records import Case, PlannedCase, Record
+
+if TYPE_CHECKING:
+    from harness.manifest import DeviceKind, Manifest
+
+PLAN_LIMIT_S = 180.0
+
+
+class PlanRequest(Record):
+    """Work for the planning process: a manifest, or cases to reduce to those the library serves."""
+
+    manifest_toml: str
+    origin: str
+    device_kind: str
+    filter: str | None = None
+    candidates: tuple[PlannedCase, ...] | None = None
+    answer: str
+    """Path of the file to write."""
+
+
+class PlanAnswer(Record):
+    """The cases, or why the manifest does not fit this library."""
+
+    cases: tuple[PlannedCase, ...] = ()
+    error: str | None = None
+
+
+def plan_arms(
+    a: Arm, b: Arm, manifest: Manifest, *, device_kind: DeviceKind, filter: str | None
+) -> tuple[tuple[PlannedCase, ...], tuple[PlannedCase, ...]]:
+    """The cases of both arms; a case that only one registry holds appears on that side only.
+
+    Raises:
+        UsageError: the manifest fits neither arm, or no case is left on either side.
+        MeasurementError: a planning process failed.
+    """
+    request = PlanRequest(
+        manifest_toml=manifest.to_toml(), origin=manifest.origin, device_kind=device_kind, filter=filter, answer=""
+    )
+    answers = {arm.label: _ask(arm, request) for arm in (a, b)}
+    if all(answer.error for answer in answers.values()):
+        raise UsageError(answers[b.label].error or "no case")
+    declared = {
+        planned.case.case_id: planned for answer in (answers[b.label], answers[a.label]) for planned in answer.cases
+    }
+    return _settled(a, answers[a.label], declared.values(), request), _settled(
+        b, answers[b.label], declared.values(), request
+    )
+
+
+def _settled(
+    arm: Arm, answer: PlanAnswer, declared: Iterable[PlannedCase], request: PlanRequest
+) -> tuple[PlannedCase, ...]:
+    if answer.error is None:
+        return answer.cases
+    return _ask(arm, request.model_copy(update={"candidates": tuple(declared)})).cases
+
+
+def _ask(arm: Arm, request: PlanRequest) -> PlanAnswer:
+    with tempfile.TemporaryDirectory() as folder:
+        answer, question = Path(folder, "answer.json"), Path(folder, "request.json")
+        question.write_text(request.model_copy(update={"answer": str(answer)}).model_dump_json())
+        done = subprocess.run(
+            [*arm.command("harness.arm_plan"), str(question)],
+            env=arm.environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PLAN_LIMIT_S,
+        )
+        if done.returncode != 0 or not answer.exists():
+            raise MeasurementError(f"{arm.label}: its library cannot be planned:\n{done.stderr.strip()[-2000:]}")
+        return PlanAnswer.model_validate_json(answer.read_text())
+
+
+def _answer(request: PlanRequest) -> PlanAnswer:
+    if request.candidates is not None:
+        return PlanAnswer(cases=tuple(planned for planned in request.candidates if _serves(planned.case)))
+    from harness.manifest import parse_manifest
+    from harness.sweep import plan
+
+    try:
+        manifest = parse_manifest(request.manifest_toml, origin=request.origin)
+        device_kind: DeviceKind = "cuda" if request.device_kind == "cuda" else "cpu"
+        return PlanAnswer(cases=plan(manifest, device_kind=device_kind, filter=request.filter))
+    except UsageError as error:
+        return PlanAnswer(error=str(error))
+
+
+def _serves(case: Case) -> bool:
+    """Whether this process's registry holds the case's method, for its precision and root."""
+    from iroot.errors import UnknownNameError
+    from iroot.registry import get_method
+
+    try:
+        spec = get_method(case.task, case.method)
+        spec.make_options(dict(case.options))
+    except UnknownNameError:
+        return False
+    return case.precision in spec.precisions and (spec.roots is None or case.p in spec.roots)
+
+
+if __name__ == "__main__":
+    asked = PlanRequest.model_validate_json(Path(sys.argv[1]).read_text())
+    Path(asked.answer).write_text(_answer(asked).model_dump_json())
