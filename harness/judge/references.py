@@ -1,0 +1,152 @@
+"""Truth in float64 for the tensors actually posed, so that no method is charged for the rounding of its inputs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.errors import MeasurementError
+from harness.judge.cache import TensorCache
+from harness.judge.problems import posed_format
+from harness.records import Case
+from iroot.registry import TASKS, Operands
+
+SVD_LIMIT = 256
+"""Up to this smaller dimension the polar factor comes from an SVD, above it from `polar_iteration`."""
+
+CERTIFIED = 1e-12
+"""Orthogonality, asymmetry of U^T G and ||G - U H|| / ||G|| that `polar_iteration` must reach, else an SVD is done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpectralReference:
+    """A = V diag(eigenvalues) V^T in float64; every root of A follows."""
+
+    eigenvalues: Tensor
+    eigenvectors: Tensor
+
+    def power(self, exponent: float, eps: float) -> Tensor:
+        """(A + eps I)^exponent."""
+        return torch.matmul(self.eigenvectors * self._powers(exponent, eps).unsqueeze(-2), self.eigenvectors.mT)
+
+    def apply_power(self, exponent: float, eps: float, B: Tensor) -> Tensor:
+        """(A + eps I)^exponent B."""
+        inner = torch.matmul(self.eigenvectors.mT, B) * self._powers(exponent, eps).unsqueeze(-1)
+        return torch.matmul(self.eigenvectors, inner)
+
+    def _powers(self, exponent: float, eps: float) -> Tensor:
+        return (self.eigenvalues + eps) ** exponent
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectReference:
+    """The result itself in float64: the polar factor, the product, the copy."""
+
+    value: Tensor
+
+
+Reference = SpectralReference | DirectReference
+
+
+def reference(case: Case, operands: Operands, *, seed: int, cache: TensorCache) -> Reference:
+    """The float64 truth for `operands`, posed for `case` from problem seed `seed`.
+
+    Factorisations are kept in `cache` and shared by all methods, precisions of one posed format and roots p.
+
+    Raises:
+        MeasurementError: A + eps I is not positive definite in float64, so that it has no root.
+    """
+    A = operands.A
+    posed_in = posed_format(TASKS[case.task].operand, case.precision, A.device).name
+    key = (case.problem, case.m, case.n, case.batch, posed_in, seed, A.device)
+    if TASKS[case.task].operand == "spd":
+        spectral = cache.get(("eigh", *key), lambda: _eigh(A))
+        smallest = float(spectral.eigenvalues.min()) + operands.eps
+        if smallest <= 0:
+            raise MeasurementError(
+                f"problem '{case.problem}' posed at {case.shape_id} must be positive definite, "
+                f"got eigenvalue {smallest:.3e}"
+            )
+        return spectral
+    if case.task == "polar":
+        return cache.get(("polar", *key), lambda: DirectReference(value=polar_factor(A.double(), operands.lower)))
+    if operands.B is not None:
+        return DirectReference(value=torch.matmul(A.double(), operands.B.double()))
+    return DirectReference(value=A.double())
+
+
+def _eigh(A: Tensor) -> SpectralReference:
+    eigenvalues, eigenvectors = torch.linalg.eigh(A.double())
+    return SpectralReference(eigenvalues=eigenvalues, eigenvectors=eigenvectors)
+
+
+def polar_factor(G: Tensor, lower: float | None = None) -> Tensor:
+    """The polar factor of G (..., m, n) float64: orthonormal rows (m <= n) or columns (m >= n).
+
+    Small problems by SVD; larger ones by matrix products alone, kept only if certified: about 50 products, where an SVD
+    of a large matrix runs at a small fraction of a GPU's speed. `lower` is a hint: sigma_min >= lower * sigma_max.
+    """
+    if min(G.shape[-2:]) > SVD_LIMIT:
+        tall = G if G.shape[-2] >= G.shape[-1] else G.mT
+        U = polar_iteration(tall, lower if lower is not None else 1e-8)
+        if polar_certified(tall, U):
+            return U if G.shape[-2] >= G.shape[-1] else U.mT
+    left, _, right = torch.linalg.svd(G, full_matrices=False)
+    return torch.matmul(left, right)
+
+
+def polar_iteration(G: Tensor, lower: float) -> Tensor:
+    """Polar factor of G (..., m, n), m >= n, by scaled Newton-Schulz steps in float64.
+
+    X <- a X (3 I - a^2 X^T X) / 2 with a = sqrt(3 / (1 + l + l^2)) for singular values in [l, 1] (Chen and Chow 2014,
+    "A stable scaling of Newton-Schulz for improving the sign function computation of a Hermitian matrix"). l is held at
+    0.1 or above: the optimal step for a tiny l would send 1 to l and lose the digits of the largest singular values. So
+    the lower end grows by up to 2.46 per step; values below `lower` follow at 1.5 per step, for at most 40 more steps.
+    """
+    gram = torch.matmul(G.mT, G)
+    norms = torch.minimum(gram.abs().sum(-1).amax(-1), torch.linalg.matrix_norm(gram))
+    X = G / norms.sqrt()[..., None, None]
+    low, extra = 0.5 * lower, 0
+    while extra < 40:
+        edge = max(low, 0.1)
+        scale = math.sqrt(3 / (1 + edge + edge * edge)) if low < 1 else 1.0
+        low = min(_cubic(scale * low), _cubic(scale))
+        gram = torch.matmul(X.mT, X)
+        if low > 1 - 1e-9:
+            extra += 1
+            if float(distance_to_identity(gram).max()) < 1e-14 * math.sqrt(G.shape[-1]):
+                break
+        X = torch.matmul(X, torch.diag_embed(torch.full_like(gram[..., 0], 1.5 * scale)) - 0.5 * scale**3 * gram)
+    return X
+
+
+def _cubic(x: float) -> float:
+    return 0.5 * x * (3 - x * x)
+
+
+def polar_certified(G: Tensor, U: Tensor) -> bool:
+    """Whether U is the polar factor of G (..., m, n), m >= n, to `CERTIFIED`.
+
+    Sufficient: U^T U = I, H = U^T G symmetric positive semidefinite (Cholesky of H shifted by the tolerance), G = U H.
+    """
+    H = torch.matmul(U.mT, G)
+    size = torch.linalg.matrix_norm(H)
+    asymmetry = torch.linalg.matrix_norm(H - H.mT) / size
+    remainder = torch.linalg.matrix_norm(G - torch.matmul(U, H)) / size
+    orthogonality = distance_to_identity(torch.matmul(U.mT, U))
+    worst = float(torch.stack([asymmetry, remainder, orthogonality]).max())
+    if not worst <= CERTIFIED:
+        return False
+    shift = torch.diag_embed((CERTIFIED * size)[..., None].expand(H.shape[:-1]))
+    _, info = torch.linalg.cholesky_ex(0.5 * (H + H.mT) + shift)
+    return bool((info == 0).all())
+
+
+def distance_to_identity(A: Tensor) -> Tensor:
+    """||A - I||_F / sqrt(n) of each matrix."""
+    eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+    distance: Tensor = torch.linalg.matrix_norm(A - eye) / math.sqrt(A.shape[-1])
+    return distance

@@ -1,0 +1,384 @@
+"""The timing contract: how one case becomes seconds per call.
+
+- `graph` (CUDA): one CUDA graph per input set, all in one memory pool. A sample is a group of replays between two
+  events, the groups back to back, one synchronisation after the last: GPU time alone, no host in it. One replay costs
+  the host some microseconds, which bounds from below what a single tiny kernel can show.
+- `eager` and `compile` (CUDA), and everything on a CPU: `perf_counter` around a group of calls, on CUDA with a
+  synchronisation at the end of the group: host time is in it.
+- cold: the L2 cache (CPU: the last-level cache) is overwritten before every call; one call per sample.
+
+Calls rotate among the input sets. Every result is poisoned with NaN before timing and must afterwards equal the result
+of the first call on the same inputs: bitwise, or within `REPLAY_TOLERANCE` where kernels round in another order.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import cycle, pairwise
+from typing import Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from harness.errors import MeasurementError
+from harness.records import Mode, TimingPolicy
+from iroot.registry import Operands
+
+REPLAY_TOLERANCE = 1e-2
+"""Largest relative Frobenius distance between a timed result and the first one. A library may choose another kernel on
+another stream, and iterations amplify the rounding; stale, unwritten or partly written results are off by order 1."""
+
+MAX_CALLS_PER_SAMPLE = 10_000
+
+Call = Callable[[Operands], Tensor]
+Seen = TypeVar("Seen")
+
+
+class CheckFailedError(MeasurementError):
+    """The timed work did not produce the result: stale, unwritten, or an alias of an input."""
+
+
+class NonfiniteResultError(MeasurementError):
+    """The very first result holds NaN or infinity."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples(Generic[Seen]):
+    """What one pass of timed samples gave.
+
+    Attributes:
+        samples_s: seconds per call, in the order measured.
+        timed_s: wall time inside the samples.
+        observed: what `observe` returned, called while the last samples were still running where the clock allows.
+    """
+
+    samples_s: tuple[float, ...]
+    calls_per_sample: int
+    timed_s: float
+    observed: Seen
+
+
+class Executor(Protocol):
+    """Runs a method on its input sets in one execution mode."""
+
+    def launch(self, index: int) -> None:
+        """Start the call on input set `index`, keeping its result."""
+        ...
+
+    def results(self) -> list[Tensor]:
+        """The latest result of every input set."""
+        ...
+
+
+class EagerExecutor:
+    """Calls the function; every call allocates its result anew."""
+
+    def __init__(self, call: Call, input_sets: Sequence[Operands], results: list[Tensor]) -> None:
+        self._call = call
+        self._inputs = input_sets
+        self._results = results
+
+    def launch(self, index: int) -> None:
+        """Call the function on input set `index`."""
+        self._results[index] = self._call(self._inputs[index])
+
+    def results(self) -> list[Tensor]:
+        """The latest result of every input set."""
+        return self._results
+
+
+class GraphExecutor:
+    """Replays one CUDA graph per input set; results are written to the same memory at every replay."""
+
+    def __init__(self, call: Call, input_sets: Sequence[Operands]) -> None:
+        pool = torch.cuda.graph_pool_handle()
+        self._graphs: list[torch.cuda.CUDAGraph] = []
+        self._results: list[Tensor] = []
+        with _no_garbage_collection():
+            for operands in input_sets:
+                graph = torch.cuda.CUDAGraph()
+                graph.capture_begin(pool=pool)
+                self._results.append(_recorded_call(graph, call, operands))
+                self._graphs.append(graph)
+
+    def launch(self, index: int) -> None:
+        """Replay the graph of input set `index`."""
+        self._graphs[index].replay()
+
+    def results(self) -> list[Tensor]:
+        """The static results, one for each input set."""
+        return self._results
+
+
+def _recorded_call(graph: torch.cuda.CUDAGraph, call: Call, operands: Operands) -> Tensor:
+    """Make the call whose work `graph` records, and end the capture whatever happens.
+
+    `torch.cuda.graph` is not used: it collects garbage and empties the allocator's cache at every capture. Its side
+    stream and warm-up are the caller's: the current stream is not the default one, and earlier eager calls ran on it.
+    """
+    try:
+        result = call(operands)
+    except BaseException:
+        with suppress(RuntimeError):  # the broken capture's own complaint would hide the reason
+            graph.capture_end()
+        raise
+    graph.capture_end()
+    return result
+
+
+# --- clocks -----------------------------------------------------------------------------------------------------------
+
+
+class Clock(Protocol):
+    """Times groups of launches."""
+
+    def measure(
+        self, launch: Callable[[], None], groups: int, calls: int, observe: Callable[[], Seen]
+    ) -> tuple[list[float], Seen]:
+        """Seconds of each of `groups` groups of `calls` launches, and what `observe` saw."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostClock:
+    """`perf_counter` around a group; `finish` waits for the device, `flush` runs untimed before every group."""
+
+    finish: Callable[[], None]
+    flush: Callable[[], None] | None = None
+
+    def measure(
+        self, launch: Callable[[], None], groups: int, calls: int, observe: Callable[[], Seen]
+    ) -> tuple[list[float], Seen]:
+        """Time group by group."""
+        elapsed = []
+        self.finish()
+        for _ in range(groups):
+            if self.flush is not None:
+                self.flush()
+                self.finish()
+            start = time.perf_counter()
+            for _ in range(calls):
+                launch()
+            self.finish()
+            elapsed.append(time.perf_counter() - start)
+        return elapsed, observe()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventClock:
+    """CUDA events between groups that follow each other without a gap; one synchronisation at the end.
+
+    With `flush`, each group has its own pair of events and the flush runs between the pairs.
+    """
+
+    flush: Callable[[], None] | None = None
+
+    def measure(
+        self, launch: Callable[[], None], groups: int, calls: int, observe: Callable[[], Seen]
+    ) -> tuple[list[float], Seen]:
+        """Enqueue everything, observe while it runs, then read the events."""
+        pairs = []
+        last = _recorded_event()
+        for _ in range(groups):
+            if self.flush is not None:
+                self.flush()
+                last = _recorded_event()
+            for _ in range(calls):
+                launch()
+            event = _recorded_event()
+            pairs.append((last, event))
+            last = event
+        seen = observe()
+        last.synchronize()
+        return [start.elapsed_time(stop) * 1e-3 for start, stop in pairs], seen
+
+
+def _recorded_event() -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record()
+    return event
+
+
+def cache_flush(device: torch.device) -> Callable[[], None]:
+    """A call that overwrites the device's last-level cache: twice the L2 of the GPU, 128 MiB on a CPU."""
+    size = 128 * 2**20
+    if device.type == "cuda":
+        size = 2 * torch.cuda.get_device_properties(device).L2_cache_size
+    scratch = torch.empty(size, dtype=torch.uint8, device=device)
+
+    def flush() -> None:
+        scratch.zero_()
+
+    return flush
+
+
+# --- one case ---------------------------------------------------------------------------------------------------------
+
+
+class Stopwatch:
+    """One case made ready for timing: first calls done, graphs captured, group size chosen.
+
+    Attributes:
+        first_call_s: wall time of the very first call, compilation and autotuning included.
+        peak_bytes: largest allocation above the inputs during one later eager call; None on a CPU.
+        calls_per_sample: calls in one sample.
+    """
+
+    def __init__(
+        self, call: Call, input_sets: Sequence[Operands], *, mode: Mode, policy: TimingPolicy, device: torch.device
+    ) -> None:
+        """Prepare.
+
+        Args:
+            call: the method; on CUDA in `graph` mode it is captured on the current stream, which must not be the
+                default one.
+            input_sets: posed problems that calls rotate among.
+            mode: how the case is executed.
+            policy: samples, group length, warm-up.
+            device: where the operands live.
+
+        Raises:
+            CheckFailedError: a result aliases an input, or equals the result for other inputs.
+            NonfiniteResultError: a first result is not finite.
+        """
+        self._policy = policy
+        self._device = device
+        self._input_sets = input_sets
+        self._finish = torch.cuda.synchronize if device.type == "cuda" else _nothing
+        if mode is Mode.COMPILE:
+            # Without a reset the recompilation limit of earlier cases would silently fall back to eager execution.
+            torch.compiler.reset()
+            call = torch.compile(call, dynamic=False)
+        results = self._first_calls(call)
+        self._expected = self._accepted(results)
+        self._executor: Executor = (
+            GraphExecutor(call, input_sets) if mode is Mode.GRAPH else EagerExecutor(call, input_sets, results)
+        )
+        flush = cache_flush(device) if policy.cold else None
+        self._clock: Clock = (
+            EventClock(flush=flush) if mode is Mode.GRAPH else HostClock(finish=self._finish, flush=flush)
+        )
+        self.calls_per_sample, self._warmup_calls = self._calibrate()
+
+    def measure(self, observe: Callable[[], Seen]) -> Samples[Seen]:
+        """Warm up, poison the results, take the samples and check the results.
+
+        Args:
+            observe: called once while the device is still busy (event clock) or right after the last sample.
+
+        Raises:
+            CheckFailedError: a result was not written, or differs from the first one on the same inputs.
+        """
+        calls, groups = self.calls_per_sample, self._policy.samples
+        with _no_garbage_collection():
+            warm = self._rotation()
+            for _ in range(self._warmup_calls):
+                warm()
+            for result in self._executor.results():
+                result.fill_(math.nan)
+            elapsed, observed = self._clock.measure(self._rotation(), groups, calls, observe)
+        self._check(min(len(self._input_sets), groups * calls))
+        return Samples(
+            samples_s=tuple(seconds / calls for seconds in elapsed),
+            calls_per_sample=calls,
+            timed_s=math.fsum(elapsed),
+            observed=observed,
+        )
+
+    def _first_calls(self, call: Call) -> list[Tensor]:
+        self._finish()
+        start = time.perf_counter()
+        results = [call(self._input_sets[0])]
+        self._finish()
+        self.first_call_s = time.perf_counter() - start
+        results += [call(operands) for operands in self._input_sets[1:-1]]
+        self.peak_bytes: int | None = None
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            before = torch.cuda.memory_allocated(self._device)
+            last = call(self._input_sets[-1])
+            self.peak_bytes = torch.cuda.max_memory_allocated(self._device) - before
+        else:
+            last = call(self._input_sets[-1])
+        return [*results, last] if len(self._input_sets) > 1 else [last]
+
+    def _accepted(self, results: Sequence[Tensor]) -> list[Tensor]:
+        """Copies of the first results, to compare later ones with."""
+        owned = {tensor.untyped_storage().data_ptr() for inputs in self._input_sets for tensor in _tensors(inputs)}
+        if any(result.untyped_storage().data_ptr() in owned for result in results):
+            raise CheckFailedError("a method must return a tensor of its own, got one that shares memory with an input")
+        finite = torch.stack([torch.isfinite(result).all() for result in results])
+        if not bool(finite.all()):
+            raise NonfiniteResultError("the result of the first call holds NaN or infinity")
+        for (earlier, first), (later, second) in pairwise(zip(self._input_sets, results, strict=True)):
+            if torch.equal(first, second) and not torch.equal(earlier.A, later.A):
+                raise CheckFailedError("the results for two different inputs are equal in every bit: one is stale")
+        return [result.clone() for result in results]
+
+    def _calibrate(self) -> tuple[int, int]:
+        """Calls per sample, and calls of warm-up still due."""
+        target = self._policy.min_sample_s
+        calls, spent = len(self._input_sets), 0.0
+        while True:
+            (elapsed,), _ = self._clock.measure(self._rotation(), 1, calls, _nothing)
+            spent += elapsed
+            per_call = elapsed / calls
+            if elapsed >= 0.5 * target or calls >= MAX_CALLS_PER_SAMPLE:
+                break
+            # The first replays upload their graphs and the first calls miss caches: approach the target in steps.
+            calls = min(MAX_CALLS_PER_SAMPLE, max(2 * calls, min(20 * calls, math.ceil(target / per_call))))
+        due = math.ceil(max(0.0, self._policy.warmup_s - spent) / per_call)
+        if self._policy.cold:
+            return 1, due
+        return min(MAX_CALLS_PER_SAMPLE, math.ceil(1.05 * target / per_call)), due
+
+    def _rotation(self) -> Callable[[], None]:
+        """A call that launches the input sets in turn, from the first."""
+        order = cycle(range(len(self._input_sets)))
+        launch = self._executor.launch
+        return lambda: launch(next(order))
+
+    def _check(self, launched: int) -> None:
+        pairs = zip(self._executor.results()[:launched], self._expected, strict=False)
+        distances = torch.stack([_relative_distance(result, expected) for result, expected in pairs]).tolist()
+        for index, distance in enumerate(distances):
+            if not distance <= REPLAY_TOLERANCE:  # NaN, the poison, must fail
+                raise CheckFailedError(
+                    f"the timed result of input set {index} must equal the first one within {REPLAY_TOLERANCE:g}, "
+                    f"got relative distance {distance:.3g} (nan: left unwritten)"
+                )
+
+
+def _tensors(operands: Operands) -> Iterator[Tensor]:
+    yield operands.A
+    if operands.B is not None:
+        yield operands.B
+
+
+def _relative_distance(result: Tensor, expected: Tensor) -> Tensor:
+    wide = torch.promote_types(expected.dtype, torch.float32)
+    truth = expected.to(wide)
+    norm = torch.linalg.vector_norm(truth, dtype=torch.float64).clamp_min(1e-300)
+    distance: Tensor = torch.linalg.vector_norm(result.to(wide) - truth, dtype=torch.float64) / norm
+    return distance
+
+
+def _nothing() -> None:
+    pass
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Keep the collector's pauses, and its destruction of CUDA objects, out of samples and captures."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
