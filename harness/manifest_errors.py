@@ -8,11 +8,16 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+Location = tuple[int | str, ...]
+
+CUTOFF = 0.4
+"""How alike two names must be for one to be offered for the other (difflib's ratio)."""
+
 _REQUIREMENTS = {
-    "greater_than": "must be > {gt}",
-    "greater_than_equal": "must be >= {ge}",
-    "less_than": "must be < {lt}",
-    "less_than_equal": "must be <= {le}",
+    "greater_than": "must be > {gt:g}",
+    "greater_than_equal": "must be >= {ge:g}",
+    "less_than": "must be < {lt:g}",
+    "less_than_equal": "must be <= {le:g}",
     "int_type": "must be an integer",
     "int_parsing": "must be an integer",
     "int_from_float": "must be an integer",
@@ -31,10 +36,23 @@ _REQUIREMENTS = {
 
 def explain(error: ValidationError, model: type[BaseModel], *, origin: str | None) -> str:
     """One line per defect. `origin` is the file named; None: the sweep came from flags, which are named instead."""
-    # A tuple whose elements were refused is counted as empty too: that is no defect of its own.
-    details = [detail for detail in error.errors() if not (detail["type"] == "too_short" and detail["input"])]
-    lines = (_line(detail, model, origin) for detail in details)
+    details = error.errors()
+    misspelled = {_meant_key(detail, model) for detail in details if detail["type"] == "extra_forbidden"}
+    lines = (_line(detail, model, origin) for detail in details if not _follows(detail, misspelled))
     return "\n".join(dict.fromkeys(lines))
+
+
+def _follows(detail: ErrorDetails, misspelled: set[Location]) -> bool:
+    """Whether a defect only follows from another: a key that is there misspelled; a list whose elements were refused."""
+    if detail["type"] == "missing":
+        return detail["loc"] in misspelled
+    return detail["type"] == "too_short" and bool(detail["input"])
+
+
+def _meant_key(detail: ErrorDetails, model: type[BaseModel]) -> Location:
+    *parent, key = detail["loc"]
+    near = difflib.get_close_matches(str(key), _fields_at(model, tuple(parent)), n=1, cutoff=CUTOFF)
+    return (*parent, *near)
 
 
 def _line(detail: ErrorDetails, model: type[BaseModel], origin: str | None) -> str:
@@ -79,11 +97,11 @@ def _message(detail: ErrorDetails, model: type[BaseModel]) -> str:
 
 
 def _near(name: str, valid: list[str]) -> str:
-    matches = difflib.get_close_matches(name, valid, n=1, cutoff=0.4)
+    matches = difflib.get_close_matches(name, valid, n=1, cutoff=CUTOFF)
     return f"did you mean '{matches[0]}'?" if matches else f"known: {', '.join(valid)}"
 
 
-def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+def _fields_at(model: type[BaseModel], loc: Location) -> list[str]:
     """The keys that are valid at `loc`, found by walking the annotations of the models."""
     current = model
     for part in loc:

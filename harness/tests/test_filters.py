@@ -1,0 +1,71 @@
+"""Filter expressions: what matches, and the message for everything that does not parse."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.errors import UsageError
+from harness.filters import KEYS, parse_filter
+from harness.records import Case, Mode
+
+ROOT = Case(
+    task="inverse_root", method="coupled_pe", precision="bf16", p=2, m=1024, n=1024, problem="wishart", mode=Mode.GRAPH
+)
+POLAR = Case(task="polar", method="svd", precision="fp32", m=2048, n=8192, batch=4, problem="gaussian", mode=Mode.EAGER)
+GEMM = Case(task="gemm", method="matmul", precision="fp8_e4m3", m=64, n=64, k=16, problem="gaussian", mode=Mode.GRAPH)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("task=polar", [POLAR]),
+        ("task!=polar", [ROOT, GEMM]),
+        ("task=polar|gemm", [POLAR, GEMM]),
+        ("task!=polar|gemm", [ROOT]),
+        ("precision~bf", [ROOT]),
+        ("precision~bf|fp8", [ROOT, GEMM]),
+        ("n>=1024", [ROOT, POLAR]),
+        ("n>1024", [POLAR]),
+        ("n<1024", [GEMM]),
+        ("n<=1024", [ROOT, GEMM]),
+        ("m=2048|64", [POLAR, GEMM]),
+        ("batch=4", [POLAR]),
+        ("k=16", [GEMM]),
+        ("p=2", [ROOT]),
+        ("p!=2", [POLAR, GEMM]),
+        ("p>=1", [ROOT]),
+        ("mode=eager", [POLAR]),
+        ("problem=gaussian,n>=1024", [POLAR]),
+        (" task = polar , n >= 1024 ", [POLAR]),
+        ("case=gemm/matmul/fp8_e4m3/64x64xk16/gaussian/graph", [GEMM]),
+        ("case~/svd/", [POLAR]),
+        ("method=nothing", []),
+    ],
+)
+def test_matches(text: str, expected: list[Case]) -> None:
+    wanted = parse_filter(text)
+    assert [case for case in (ROOT, POLAR, GEMM) if wanted(case)] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("taks=polar", "unknown key 'taks' in 'taks=polar'; did you mean 'task'?"),
+        ("zzzzzz=1", f"unknown key 'zzzzzz' in 'zzzzzz=1'; known: {', '.join(KEYS)}"),
+        ("polar", "cannot read 'polar'; write KEY OPERATOR VALUE, e.g. 'task=polar,n>=1024,precision~bf'"),
+        ("", "cannot read ''; write KEY OPERATOR VALUE, e.g. 'task=polar,n>=1024,precision~bf'"),
+        ("n>=1024,", "cannot read ''; write KEY OPERATOR VALUE, e.g. 'task=polar,n>=1024,precision~bf'"),
+        ("task=", "'task=' has an empty value; write task=VALUE"),
+        ("task=polar|", "'task=polar|' has an empty value; write task=VALUE"),
+        ("task>polar", "'task' is a name and has no order, got 'task>polar'; use =, != or ~"),
+        ("n~10", "'n' is an integer, got 'n~10'; use =, !=, <, <=, > or >="),
+        ("n>=big", "'n' needs an integer, got 'big' in 'n>=big'"),
+        ("n=1.5", "'n' needs an integer, got '1.5' in 'n=1.5'"),
+        ("n==4", "'n' needs an integer, got '=4' in 'n==4'"),
+    ],
+)
+def test_refuses(text: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_filter(text)
+    assert str(caught.value) == message
+    assert caught.value.exit_code == 2
