@@ -16,7 +16,8 @@ from harness import stats
 NAN = math.nan
 
 # Student's sleep data (Cushny and Peebles 1905): extra hours of sleep of ten patients under two drugs. Taken as
-# logarithms of times they give the textbook results: paired t = -4.0621, df 9; Welch t = -1.8608, df 17.776, p = 0.07939.
+# logarithms of times they give the textbook results: paired t = -4.0621, df 9; Welch t = -1.8608, df 17.776,
+# p = 0.07939.
 DRUG_1 = np.exp([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0])
 DRUG_2 = np.exp([1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4])
 
