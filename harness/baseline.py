@@ -1,0 +1,252 @@
+"""Official baselines: promote runs to the reference of a machine class and a manifest, load and verify it.
+
+A baseline is written by `promote` alone, and only from runs that can be reproduced: a known revision, a clean tree,
+every case measured as expected. Several runs of the same thing merge; their spread tells later comparisons how far two
+runs of unchanged code lie apart.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+from harness.baseline_checks import inconsistencies, refusals
+from harness.baseline_files import METADATA, BaselineContent, from_folder, read_metadata, to_files
+from harness.baseline_merge import content_of, summary_of
+from harness.checksums import check_sums
+from harness.errors import BaselineError
+from harness.records import CaseSummary, Outcome, RunRecord, RunSummary, SourceIdentity
+
+OFFICIAL_RUNS = 3
+"""Runs an official baseline should hold: with fewer, the spread between runs is unknown or a guess."""
+
+_FOLDER_NAME = re.compile(r"\w[\w.+-]*", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promotion:
+    """A promotion that passed every check and is not written yet.
+
+    Attributes:
+        folder: where it goes.
+        files: name -> bytes, checksums included.
+        changes: what it changes, one line each; empty if the folder holds the same bytes already.
+        notes: what the maintainer should know, one line each.
+    """
+
+    folder: Path
+    files: Mapping[str, bytes]
+    changes: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def write(self) -> Path:
+        """Replace the folder as a whole, so that no reader ever sees a mixture; returns it."""
+        fresh = self.folder.with_name(f".{self.folder.name}.new-{os.getpid()}")
+        stale = self.folder.with_name(f".{self.folder.name}.old-{os.getpid()}")
+        fresh.mkdir(parents=True)
+        try:
+            for name, content in self.files.items():
+                (fresh / name).write_bytes(content)
+            if self.folder.exists():
+                self.folder.rename(stale)
+            fresh.rename(self.folder)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(stale, ignore_errors=True)
+        return self.folder
+
+
+def promote(
+    runs: Sequence[RunSummary],
+    root: Path,
+    *,
+    reason: str,
+    checkout: SourceIdentity | None = None,
+    today: date | None = None,
+) -> Path:
+    """Make runs the official baseline of their machine class and manifest; arguments and errors as `prepare`."""
+    return prepare(runs, root, reason=reason, checkout=checkout, today=today).write()
+
+
+def prepare(
+    runs: Sequence[RunSummary],
+    root: Path,
+    *,
+    reason: str,
+    checkout: SourceIdentity | None = None,
+    today: date | None = None,
+) -> Promotion:
+    """Check runs for promotion and build the files; writes nothing.
+
+    Args:
+        runs: one or more runs of one manifest, on one kind of machine, of one source.
+        root: the folder of baselines.
+        reason: why this is the reference from now on; goes into the metadata.
+        checkout: the source that an imported run is promoted at; required for imported runs.
+        today: the day of promotion, by default today in UTC.
+
+    Raises:
+        BaselineError: everything that speaks against the promotion, one line each.
+    """
+    found = refusals(runs, reason=reason, checkout=checkout)
+    if found:
+        raise _refused(found)
+    ordered = sorted(runs, key=lambda each: each.run.run_id)
+    merged = ordered[-1].run
+    folder = baseline_folder(root, merged.machine.machine_class, merged.manifest)
+    content = content_of(
+        ordered,
+        reason=reason,
+        revision=_revision(ordered, checkout),
+        today=today or datetime.now(UTC).date(),
+    )
+    existing = from_folder(folder) if folder.exists() else None
+    dropped = existing.case_ids - content.case_ids if existing else frozenset()
+    if dropped:
+        raise _refused(
+            [
+                f"the runs lack {len(dropped)} of the existing baseline's cases, among them {min(dropped)}; promote "
+                f"runs of the whole manifest, or remove {folder} first if the cases were given up on purpose"
+            ]
+        )
+    return Promotion(
+        folder=folder,
+        files=to_files(content),
+        changes=_changes(existing, content),
+        notes=_notes(ordered),
+    )
+
+
+def load_baseline(root: Path, machine_class: str, manifest: str) -> RunSummary | None:
+    """The official baseline as one summary, launches of merged runs numbered on; None if there is none.
+
+    Raises:
+        BaselineError: a checksum is wrong, or the format is newer or broken.
+    """
+    if not (_FOLDER_NAME.fullmatch(machine_class) and _FOLDER_NAME.fullmatch(manifest)):
+        return None  # no baseline can have been promoted under such a name
+    folder = baseline_folder(root, machine_class, manifest)
+    return summary_of(from_folder(folder)) if folder.exists() else None
+
+
+def list_baselines(root: Path) -> tuple[Path, ...]:
+    """The folders of all baselines, sorted."""
+    return tuple(sorted(file.parent for file in root.glob(f"[!.]*/[!.]*/{METADATA}")))
+
+
+def baseline_folder(root: Path, machine_class: str, manifest: str) -> Path:
+    """`root/<machine class>/<manifest>`. Raises BaselineError on a name that cannot be a folder's."""
+    for kind, name in (("machine class", machine_class), ("manifest", manifest)):
+        if not _FOLDER_NAME.fullmatch(name):
+            raise BaselineError(f"a {kind} names a folder here: letters, digits, '_', '.', '+', '-' only, got {name!r}")
+    return root / machine_class / manifest
+
+
+def verify_baseline(path: Path) -> tuple[str, ...]:
+    """What is wrong with a baseline folder, one line each; empty for a good one."""
+    problems = check_sums(path)
+    try:
+        metadata = read_metadata(path)
+    except BaselineError as error:
+        return (*problems, str(error))
+    if (metadata.machine_class, metadata.manifest) != (path.parent.name, path.name):
+        problems += (f"{METADATA} is of {metadata.machine_class}/{metadata.manifest}, the folder of another baseline",)
+    if problems:
+        return problems
+    try:
+        content = from_folder(path)
+    except BaselineError as error:
+        return (str(error),)
+    return inconsistencies(content)
+
+
+def _refused(reasons: Sequence[str]) -> BaselineError:
+    return BaselineError("promotion refused:\n" + "\n".join(f"  - {reason}" for reason in reasons))
+
+
+def _revision(runs: Sequence[RunSummary], checkout: SourceIdentity | None) -> str:
+    """The commit of the runs; for runs measured where there was no git, that of the checkout with their sources."""
+    known = [each.run.source.revision for each in runs if each.run.source.revision is not None]
+    if known:
+        return known[-1]
+    assert checkout is not None, "refusals() lets no such run pass"
+    assert checkout.revision is not None, "refusals() lets no such run pass"
+    return checkout.revision
+
+
+def _notes(runs: Sequence[RunSummary]) -> tuple[str, ...]:
+    newest = runs[-1].run
+    notes = []
+    if len(runs) < OFFICIAL_RUNS:
+        notes.append(
+            f"{len(runs)} run(s): an official baseline should hold at least {OFFICIAL_RUNS}, "
+            "so that comparisons know the spread between runs"
+        )
+    if newest.filter is not None:
+        notes.append(f"the runs are narrowed by the filter {newest.filter!r}: the baseline covers part of the manifest")
+    for each in runs[:-1]:
+        differing = each.run.software.differences(newest.software)
+        if differing:
+            notes.append(f"software of {each.run.run_id} and {newest.run_id} differs: {'; '.join(differing)}")
+        if each.run.machine.uuid != newest.machine.uuid:
+            notes.append(f"{each.run.run_id} and {newest.run_id} were measured on different units")
+    healed = [
+        case_id
+        for case_id, case in runs[-1].cases.items()
+        if case.planned.expect != "ok" and case.outcome is Outcome.OK
+    ]
+    notes += [f"{case_id} is ok though the manifest expects otherwise" for case_id in healed]
+    return tuple(notes)
+
+
+def _changes(existing: BaselineContent | None, content: BaselineContent) -> tuple[str, ...]:
+    """What a promotion changes, for people."""
+    if existing is None:
+        return (f"new baseline of {len(content.case_ids)} cases at {content.metadata.revision[:12]}",)
+    if to_files(existing) == to_files(content):
+        return ()
+    before, after = existing.metadata, content.metadata
+    changes = [
+        f"{name}: {old} -> {new}"
+        for name, old, new in (
+            ("revision", before.revision, after.revision),
+            ("promoted on", before.promoted_on, after.promoted_on),
+            ("reason", before.reason, after.reason),
+            ("runs", _run_list(before.runs), _run_list(after.runs)),
+        )
+        if old != new
+    ]
+    changes += [f"new case: {case_id}" for case_id in sorted(content.case_ids - existing.case_ids)]
+    return (*changes, *_case_changes(existing, content))
+
+
+def _run_list(runs: Sequence[RunRecord]) -> str:
+    return ", ".join(run.run_id for run in runs)
+
+
+def _case_changes(existing: BaselineContent, content: BaselineContent) -> list[str]:
+    """Cases whose outcome differs, or whose time moved by more than the case's own threshold."""
+    old, new = summary_of(existing).cases, summary_of(content).cases
+    changes = []
+    for case_id, after in new.items():
+        before = old.get(case_id)
+        if before is None:
+            continue
+        if before.outcome is not after.outcome:
+            changes.append(f"{case_id}: {before.outcome} -> {after.outcome}")
+        elif before.launch_medians_s and after.launch_medians_s:
+            ratio = _typical_s(after) / _typical_s(before)
+            if abs(math.log(ratio)) > math.log1p(after.planned.threshold):
+                changes.append(f"{case_id}: time x {ratio:.3f}")
+    return changes
+
+
+def _typical_s(case: CaseSummary) -> float:
+    return statistics.geometric_mean(case.launch_medians_s.values())

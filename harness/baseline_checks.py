@@ -1,0 +1,149 @@
+"""What speaks against promoting runs, and what is inconsistent in a baseline's content. Problems are lines of text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from harness.baseline_files import BaselineCase, BaselineContent
+from harness.baseline_merge import run_spread
+from harness.records import CaseSummary, Outcome, PlannedCase, RunStatus, RunSummary, SourceIdentity
+
+SHOWN = 5
+"""Cases named in one line; the rest is counted."""
+
+
+def refusals(runs: Sequence[RunSummary], *, reason: str, checkout: SourceIdentity | None) -> list[str]:
+    """Everything that speaks against promoting `runs` together; empty if nothing does."""
+    found = [] if reason.strip() else ["a promotion needs a reason"]
+    if not runs:
+        return [*found, "a promotion needs at least one run"]
+    for each in runs:
+        problems = [*_run_problems(each), *_source_problems(each, checkout), *_case_problems(each)]
+        found += [f"{each.run.run_id} {problem}" for problem in problems]
+    for each in runs[1:]:
+        found += [f"{each.run.run_id} {problem}" for problem in _unlike(each, runs[0])]
+    ids = [each.run.run_id for each in runs]
+    found += [f"{run_id} is given {ids.count(run_id)} times" for run_id in sorted(set(ids)) if ids.count(run_id) > 1]
+    return found
+
+
+def _run_problems(summary: RunSummary) -> Iterator[str]:
+    run = summary.run
+    if run.status is not RunStatus.COMPLETE:
+        yield f"is {run.status}, not complete; `iroot bench run --resume {run.run_id}` goes on with it"
+    if run.arm is not None:
+        yield f"is the arm {run.arm!r} of an A/B, whose sources need not be this repository's"
+
+
+def _source_problems(summary: RunSummary, checkout: SourceIdentity | None) -> Iterator[str]:
+    """A local run vouches for its own commit; an imported one must have the sources of the checkout."""
+    source = summary.run.source
+    imported = summary.run.imported_from is not None
+    if source.dirty:
+        yield "was measured on a dirty tree; commit and measure again"
+    elif not imported and (source.revision is None or source.dirty is None):
+        yield "was measured at an unknown revision; measure in a git checkout, or export and import the run"
+    if not imported:
+        return
+    if checkout is None or checkout.revision is None:
+        yield "is imported, and there is no git checkout to check its sources against"
+    elif checkout.dirty is not False:
+        yield "is imported, and the checkout to check it against is dirty; commit or remove the changes"
+    elif checkout.source_hash != source.source_hash:
+        yield (
+            f"is imported with the source hash {source.source_hash[:12]}, but the checkout at "
+            f"{checkout.revision[:12]} has {checkout.source_hash[:12]}; check out the commit that was measured"
+        )
+
+
+def _case_problems(summary: RunSummary) -> Iterator[str]:
+    run, cases = summary.run, summary.cases
+    planned = {each.case.case_id: each for each in run.cases}
+    yield from _listed("did not measure", [case_id for case_id in planned if case_id not in cases])
+    throttled = [case_id for case_id, case in cases.items() if case.throttled]
+    yield from _listed("was throttled in", throttled)
+    failed = [
+        f"{case_id} ({case.outcome}, expected {case.planned.expect}{_because(case)})"
+        for case_id, case in cases.items()
+        if _failed_unexpectedly(case)
+    ]
+    yield from _listed("has unexpected failures:", failed)
+    partial = [
+        f"{case_id} ({len(case.launch_medians_s)} of {run.launches})"
+        for case_id, case in cases.items()
+        if case.outcome is Outcome.OK and not case.throttled and len(case.launch_medians_s) < run.launches
+    ]
+    yield from _listed("lacks launches of", partial)
+
+
+def _because(case: CaseSummary) -> str:
+    return f": {case.error.splitlines()[0]}" if case.error else ""
+
+
+def _failed_unexpectedly(case: CaseSummary) -> bool:
+    return case.outcome not in (Outcome.OK, Outcome.THROTTLED) and str(case.outcome) != case.planned.expect
+
+
+def _listed(what: str, names: Sequence[str]) -> Iterator[str]:
+    if names:
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        yield f"{what} {', '.join(names[:SHOWN])}{more}"
+
+
+def _unlike(summary: RunSummary, first: RunSummary) -> Iterator[str]:
+    run, other = summary.run, first.run
+    for name in ("manifest", "manifest_hash", "filter"):
+        mine, theirs = getattr(run, name), getattr(other, name)
+        if mine != theirs:
+            yield f"and {other.run_id} cannot merge: {name} {mine} != {theirs}"
+    if run.source.source_hash != other.source.source_hash:
+        yield (
+            f"and {other.run_id} cannot merge: they measured different sources, "
+            f"{run.source.source_hash[:12]} != {other.source.source_hash[:12]}"
+        )
+    for difference in run.machine.differences(other.machine):
+        yield f"and {other.run_id} cannot merge: machines differ in {difference}"
+    if _plan(run.cases) != _plan(other.cases):
+        yield f"and {other.run_id} cannot merge: they plan different cases"
+
+
+def _plan(cases: Sequence[PlannedCase]) -> dict[str, PlannedCase]:
+    return {planned.case.case_id: planned for planned in cases}
+
+
+def inconsistencies(content: BaselineContent) -> tuple[str, ...]:
+    """Where a baseline with correct checksums contradicts itself; empty for a good one."""
+    return (*_unknown_names(content), *(problem for case in content.metadata.cases for problem in _case(case, content)))
+
+
+def _unknown_names(content: BaselineContent) -> Iterator[str]:
+    names = [case.planned.case.case_id for case in content.metadata.cases]
+    for case_id in sorted({name for name in names if names.count(name) > 1}):
+        yield f"{case_id} is listed twice"
+    for case_id in sorted({*content.medians_s, *content.quality} - set(names)):
+        yield f"{case_id} has figures, but metadata.json does not list it"
+    if not content.metadata.runs:
+        yield "metadata.json names no run"
+
+
+def _case(case: BaselineCase, content: BaselineContent) -> Iterator[str]:
+    case_id = case.planned.case.case_id
+    medians = content.medians_s.get(case_id, {})
+    expected = {(run.run_id, launch) for run in content.metadata.runs for launch in range(1, run.launches + 1)}
+    strange = sorted(set(medians) - expected)
+    if strange:
+        yield f"{case_id} has times of {strange[0][0]}, launch {strange[0][1]}, which metadata.json does not list"
+    if case.outcome is Outcome.OK and expected - set(medians):
+        run_id, launch = min(expected - set(medians))
+        yield f"{case_id} is ok, but has no time of {run_id}, launch {launch}"
+    if case.outcome is not Outcome.OK and str(case.outcome) != case.planned.expect:
+        yield f"{case_id} is {case.outcome}, expected {case.planned.expect}"
+    if not all(math.isfinite(median_s) and median_s > 0 for median_s in medians.values()):
+        yield f"{case_id} has times that are not positive finite seconds"
+        return
+    spread = run_spread(medians)
+    if (spread is None) != (case.run_spread is None) or not math.isclose(
+        spread or 0.0, case.run_spread or 0.0, rel_tol=1e-9, abs_tol=1e-15
+    ):
+        yield f"{case_id} states the run spread {case.run_spread}, its times give {spread}"

@@ -1,0 +1,120 @@
+"""Runs to the content of a baseline, and that content to the one summary comparisons read."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from datetime import date
+
+from harness.baseline_files import BaselineCase, BaselineContent, BaselineMetadata
+from harness.records import CaseSummary, Outcome, PlannedCase, Quality, RunSummary
+
+
+def content_of(runs: Sequence[RunSummary], *, reason: str, revision: str, today: date) -> BaselineContent:
+    """Merge runs that `baseline_checks.refusals` has nothing against, oldest first."""
+    newest = runs[-1].run
+    planned = {each.case.case_id: each for each in newest.cases}
+    medians = {case_id: _medians(case_id, runs) for case_id in planned}
+    metadata = BaselineMetadata(
+        machine_class=newest.machine.machine_class,
+        manifest=newest.manifest,
+        promoted_on=today.isoformat(),
+        reason=reason.strip(),
+        revision=revision,
+        timed_share=_median([each.timed_share for each in runs]),
+        startup_s=_median([each.startup_s for each in runs]),
+        launch_wall_s=_median([each.launch_wall_s for each in runs]),
+        runs=tuple(each.run.model_copy(update={"cases": ()}) for each in runs),
+        cases=tuple(
+            _case(each, [run.cases[case_id] for run in runs], medians[case_id]) for case_id, each in planned.items()
+        ),
+    )
+    return BaselineContent(
+        metadata=metadata,
+        medians_s={case_id: found for case_id, found in medians.items() if found},
+        quality={case_id: found for case_id in planned if (found := _quality(case_id, runs))},
+    )
+
+
+def _medians(case_id: str, runs: Sequence[RunSummary]) -> dict[tuple[str, int], float]:
+    return {
+        (each.run.run_id, launch): median_s
+        for each in runs
+        for launch, median_s in each.cases[case_id].launch_medians_s.items()
+    }
+
+
+def _quality(case_id: str, runs: Sequence[RunSummary]) -> tuple[Quality, ...]:
+    """The newest run's figures: quality is deterministic up to the order of additions, so runs are not mixed."""
+    return next((each.cases[case_id].quality for each in reversed(runs) if each.cases[case_id].quality), ())
+
+
+def _case(planned: PlannedCase, found: Sequence[CaseSummary], medians: Mapping[tuple[str, int], float]) -> BaselineCase:
+    unlike_ok = [case for case in found if case.outcome is not Outcome.OK]
+    deciding = unlike_ok[0] if unlike_ok else found[-1]
+    return BaselineCase(
+        planned=planned,
+        outcome=deciding.outcome,
+        error=deciding.error.splitlines()[0] if deciding.error else None,
+        peak_bytes=max((case.peak_bytes for case in found if case.peak_bytes is not None), default=None),
+        first_call_s=_median([case.first_call_s for case in found]),
+        run_spread=run_spread(medians),
+    )
+
+
+def run_spread(medians_s: Mapping[tuple[str, int], float]) -> float | None:
+    """Standard deviation over runs of the mean log launch median; None for fewer than two runs.
+
+    Args:
+        medians_s: (run id, launch) -> seconds.
+    """
+    by_run: dict[str, list[float]] = {}
+    for (run_id, _), median_s in sorted(medians_s.items()):
+        by_run.setdefault(run_id, []).append(math.log(median_s))
+    means = [statistics.fmean(logs) for logs in by_run.values()]
+    return statistics.stdev(means) if len(means) >= 2 else None
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
+
+
+def summary_of(content: BaselineContent) -> RunSummary:
+    """The content as a run of all launches, those of later runs numbered on."""
+    metadata = content.metadata
+    newest = metadata.runs[-1]
+    offset, launches = {}, 0
+    for run in metadata.runs:
+        offset[run.run_id] = launches
+        launches += run.launches
+    cases = {}
+    for case in metadata.cases:
+        case_id = case.planned.case.case_id
+        medians = content.medians_s.get(case_id, {})
+        cases[case_id] = CaseSummary(
+            planned=case.planned,
+            outcome=case.outcome,
+            error=case.error,
+            launch_medians_s={offset[run_id] + launch: median_s for (run_id, launch), median_s in medians.items()},
+            quality=content.quality.get(case_id, ()),
+            peak_bytes=case.peak_bytes,
+            first_call_s=case.first_call_s,
+            run_spread=case.run_spread,
+        )
+    run = newest.model_copy(
+        update={
+            "launches": launches,
+            "cases": tuple(case.planned for case in metadata.cases),
+            "source": newest.source.model_copy(update={"revision": metadata.revision, "dirty": False}),
+        }
+    )
+    return RunSummary(
+        run=run,
+        cases=cases,
+        runs_merged=tuple(each.run_id for each in metadata.runs),
+        timed_share=metadata.timed_share,
+        startup_s=metadata.startup_s,
+        launch_wall_s=metadata.launch_wall_s,
+    )
