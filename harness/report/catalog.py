@@ -30,7 +30,7 @@ class Opponent:
 OPPONENTS = (
     Opponent(task="polar", method="you_newton_schulz", precisions=("bf16", "bf16_emulated", "fp32")),
     Opponent(task="inverse_root", method="coupled_newton", precisions=("fp32",)),
-    Opponent(task="gemm", method="matmul", precisions=("bf16", "bf16_emulated", "fp32")),
+    Opponent(task="gemm", method="cublas", precisions=("bf16", "bf16_emulated", "fp32")),
 )
 """1.00 in the column `vs opponent`: on polar factors the five-step set of You in bf16, on cuBLAS products; on inverse
 roots float32 coupled Newton, the honest recipe of today's Shampoo; on products cuBLAS itself."""

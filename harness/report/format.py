@@ -46,9 +46,11 @@ def error(value: float | None) -> str:
 
 
 def relative(value: float | None) -> str:
-    """A time relative to another one: two decimals below 10 (`0.93`), three significant digits above."""
+    """A time relative to another one: `0.93`; two significant digits below 0.1 and three from 10 on."""
     if value is None:
         return DASH
+    if value < 0.0995:
+        return significant(value, 2)
     return f"{value:.2f}" if value < 9.995 else significant(value)
 
 
@@ -118,17 +120,17 @@ def first_line(text: str | None, limit: int = 200) -> str:
 
 
 def plain(text: str) -> str:
-    r"""Free text for Markdown, tables included: one line, with `\ | * [ ]`, backticks and `<` made harmless."""
+    r"""Free text for Markdown: one line, with `\ * [ ]`, backticks, `&` and `<` made harmless."""
     one_line = " ".join(text.split())
-    escaped = re.sub(r"([\\|*\[\]`])", r"\\\1", one_line)
+    escaped = re.sub(r"([\\*\[\]`])", r"\\\1", one_line)
     # An underscore between letters is literal in GitHub Markdown; at the edge of a word it starts emphasis.
     escaped = re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", escaped)
     return escaped.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def code(text: str) -> str:
-    r"""An identifier as inline code, fit for a table cell: a pipe must be escaped even inside code."""
-    one_line = " ".join(text.split()).replace("|", r"\|")
+    """An identifier as inline code, on one line; backticks inside are kept."""
+    one_line = " ".join(text.split())
     longest = max((len(run) for run in re.findall(r"`+", one_line)), default=0)
     fence = "`" * (longest + 1)
     pad = " " if longest else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def render_run(
         "comparison": compared,
         "outcome_line": notes.outcome_line(view),
         "machine_line": machine_line(run),
+        "date": _date(run.created_at),
         "revision_line": _revision_line(run),
         "bottom_line": notes.bottom_line(view, compared, no_comparison),
         "unmet_line": _unmet_line(view),
@@ -149,11 +151,16 @@ def _revision_line(run: RunRecord) -> str:
 
 
 def _unmet_line(view: RunView) -> str:
-    met = sum(choice.meets for choice in view.choices)
-    total = text.count(len(view.choices), "problem")
-    if met == len(view.choices):
-        return f"there is one for every one of {total}"
-    return f"there is one for {met} of {total}; for the others the table names the most accurate method, and says so"
+    unmet = sum(not choice.meets for choice in view.choices)
+    if not unmet:
+        return "Every problem has one."
+    rows = text.count(len(view.choices), "row")
+    return f"No method does in {unmet} of {rows}; there the most accurate one is named."
+
+
+def _date(created_at: str) -> str:
+    """`2026-01-02 09:00 UTC` of an ISO 8601 time; run records hold UTC."""
+    return f"{datetime.fromisoformat(created_at).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _opponents(view: RunView) -> str:

@@ -96,11 +96,14 @@ def _policy(policy: TimingPolicy) -> str:
 
 def bottom_line(view: RunView, comparison: ComparisonView | None, reason: str | None) -> str:
     """What the run comes to, in a sentence or two."""
-    if view.rows and not view.ok:
-        return "**No case gave a result.** See what went wrong below."
+    nothing = "No case gave a result; the notes name the reasons. " if view.rows and not view.ok else ""
+    return nothing + _compared(comparison, reason)
+
+
+def _compared(comparison: ComparisonView | None, reason: str | None) -> str:
     if comparison is not None:
-        return f"Against {plain(comparison.label)}: {comparison.bottom_line}"
-    return f"There is no reference to compare with: {plain(reason)}" if reason else "There is no reference yet."
+        return f"{plain(comparison.bottom_line)} Compared with {plain(comparison.label)}."
+    return f"Not compared: {plain(reason)}" if reason else "There is no reference yet to compare with."
 
 
 def outcome_line(view: RunView) -> str:

@@ -6,13 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
-from harness.records import CaseVerdict, Outcome, Verdict
+from harness.records import CaseVerdict, Outcome
 from harness.report import format as text
-from harness.report.verdicts import BETTER, WORSE
-from harness.report.view import Choice, ErrorSpread, ProblemGroup, ResultRow, ShapeGroup, grouped
-
-COLLAPSE_ABOVE = 40
-"""Rows from which on a table is folded away."""
+from harness.report.verdicts import BETTER, COLLAPSE_ABOVE, WORSE
+from harness.report.view import Choice, ErrorSpread, ResultRow, ShapeGroup, grouped
 
 RowT = TypeVar("RowT")
 
@@ -42,9 +39,10 @@ class Table:
 
     @property
     def markdown(self) -> str:
-        """A GitHub Markdown table, without a final newline."""
+        """A GitHub Markdown table, without a final newline. In a cell a pipe must be escaped, inside code too."""
         rules = ["---:" if align == "right" else "---" for align in self.aligns]
-        return "\n".join("| " + " | ".join(cells) + " |" for cells in (self.titles, tuple(rules), *self.rows))
+        lines = (self.titles, tuple(rules), *self.rows)
+        return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
 
 
 def build(rows: Sequence[RowT], columns: Sequence[Column[RowT]]) -> Table:
@@ -71,33 +69,31 @@ class _Shown:
 
     problem: str
     row: ResultRow
-    most_accurate: bool
+    best_time: bool
+    best_error: bool
 
 
-def _shown(shape: ShapeGroup) -> list[_Shown]:
+def _shown(shape: ShapeGroup, keep: Callable[[ResultRow], bool]) -> list[_Shown]:
     return [
         _Shown(
             problem=text.code(problem.problem) if index == 0 else "",
             row=row,
-            most_accurate=_is_most_accurate(row, problem),
+            best_time=row.time_s is not None and row.time_s == problem.best_time(row.case.mode),
+            best_error=row.outcome is Outcome.OK and row.error is not None and row.error.median == problem.least_error,
         )
         for problem in shape.problems
-        for index, row in enumerate(problem.rows)
+        for index, row in enumerate(filter(keep, problem.rows))
     ]
-
-
-def _is_most_accurate(row: ResultRow, problem: ProblemGroup) -> bool:
-    return row.outcome is Outcome.OK and row.error is not None and row.error.median == problem.least_error
 
 
 def _time(shown: _Shown) -> str:
     cell = text.seconds(shown.row.time_s)
-    return text.bold(cell) if shown.row.fastest else cell
+    return text.bold(cell) if shown.best_time else cell
 
 
 def _median_error(shown: _Shown) -> str:
     cell = _error_cell(shown.row, lambda spread: spread.median)
-    return text.bold(cell) if shown.most_accurate else cell
+    return text.bold(cell) if shown.best_error else cell
 
 
 def _error_cell(row: ResultRow, figure: Callable[[ErrorSpread], float]) -> str:
@@ -150,13 +146,13 @@ _DETAIL_COLUMNS: tuple[Column[_Shown], ...] = (
 
 
 def result_table(shape: ShapeGroup) -> Table:
-    """Time and accuracy of one shape, problem by problem; the best figures bold."""
-    return build(_shown(shape), _RESULT_COLUMNS)
+    """Time and accuracy of one shape, problem by problem, the best figures bold; `unsupported` cases are left out."""
+    return build(_shown(shape, lambda row: row.outcome is not Outcome.UNSUPPORTED), _RESULT_COLUMNS)
 
 
 def detail_table(shape: ShapeGroup) -> Table:
-    """The figures few readers need: spread of the error, memory, first call, noise."""
-    return build(_shown(shape), _DETAIL_COLUMNS)
+    """The figures few readers need: spread of the error, memory, first call, noise; of cases that have any."""
+    return build(_shown(shape, lambda row: row.launches > 0 or row.error is not None), _DETAIL_COLUMNS)
 
 
 # --- choices ----------------------------------------------------------------------------------------------------------
@@ -200,8 +196,6 @@ def verdict_note(row: CaseVerdict) -> str:
     if row.reason:
         parts.append(text.first_line(row.reason))
     parts += row.quality_notes
-    if row.verdict is Verdict.INCONCLUSIVE and row.mde is not None:
-        parts.append(f"detects {text.percent(row.mde)} beyond the threshold of {text.percent(row.tau)}")
     return "; ".join(dict.fromkeys(parts))  # the reason of a quality verdict is its first note
 
 
@@ -224,6 +218,7 @@ _VERDICT_COLUMNS: tuple[Column[CaseVerdict], ...] = (
     Column(title="Reference", cell=lambda v: text.seconds(v.reference_time_s)),
     Column(title="Ratio", cell=lambda v: text.ratio(v.ratio)),
     Column(title="Interval", cell=lambda v: text.interval(v.low, v.high)),
+    Column(title="Threshold", cell=lambda v: text.percent(v.tau), optional=True),
     Column(title="Error ratio", cell=lambda v: text.relative(v.error_ratio), optional=True),
     Column(title="Verdict", cell=_verdict, align="left"),
     Column(title="Notes", cell=lambda v: text.plain(verdict_note(v)), align="left", optional=True),

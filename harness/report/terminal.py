@@ -99,7 +99,7 @@ def print_run(summary: RunSummary, console: Console, *, catalog: Catalog = regis
         console.print(_choice_table(group.choices))
     if not groups:
         _line(console, "\nNo method was measured.", style="yellow")
-    unexpected = [row for row in view.rows if not row.expected and row.outcome is not Outcome.OK]
+    unexpected = [row for row in view.rows if not row.expected and row.outcome not in (Outcome.OK, Outcome.UNSUPPORTED)]
     for row in unexpected[:10]:
         _line(console, f"{row.outcome}: {row.case.case_id}: {text.first_line(row.reason)}", style="yellow")
     if len(unexpected) > 10:

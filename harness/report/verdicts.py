@@ -10,6 +10,9 @@ from harness.reference import reference_label
 from harness.report.format import code, count, listing, plain, ratio
 from harness.report.view import grouped, hierarchical
 
+COLLAPSE_ABOVE = 40
+"""Rows from which on a table is folded away."""
+
 WORSE = (Verdict.REGRESSED, Verdict.LESS_ACCURATE, Verdict.TRADE, Verdict.BROKEN, Verdict.MISSING)
 """Verdicts that a reader must look at."""
 
@@ -61,6 +64,11 @@ class ComparisonView:
         return tuple(row for row in self.rows if row.verdict is not Verdict.UNCHANGED)
 
     @property
+    def long(self) -> bool:
+        """Too long for every row to be shown unasked; the notable ones are."""
+        return len(self.rows) > COLLAPSE_ABOVE
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What qualifies the verdicts and how they were reached, in Markdown sentences."""
         reached = tuple(f"{plain(note[:1].upper() + note[1:])}." for note in self.comparison.notes)
@@ -101,13 +109,13 @@ def bottom_line(verdicts: Sequence[CaseVerdict]) -> str:
     undecided = sum(row.verdict is Verdict.INCONCLUSIVE for row in verdicts)
     total = count(len(verdicts), "case")
     if worse:
-        line = f"Of {total}: {worse}."
+        line = f"{worse} among {total}."
         if better:
             line += f" Better: {better}."
     elif better:
-        line = f"Nothing got worse in {total}. Better: {better}."
+        line = f"Nothing got worse among {total}. Better: {better}."
     else:
-        line = f"No significant change in {total}."
+        line = f"No significant change among {total}."
     if undecided:
         line += f" {count(undecided, 'case is', 'cases are')} inconclusive: too noisy to say."
     return line

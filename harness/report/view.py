@@ -74,11 +74,6 @@ class ResultRow:
         """Whether the manifest expects this outcome."""
         return self.outcome == self.planned.expect
 
-    @property
-    def fastest(self) -> bool:
-        """Whether no row of the same problem and mode took less time."""
-        return self.vs_fastest == 1.0
-
 
 @dataclass(frozen=True, kw_only=True)
 class ProblemGroup:
@@ -86,6 +81,12 @@ class ProblemGroup:
 
     problem: str
     rows: tuple[ResultRow, ...]
+
+    def best_time(self, mode: Mode) -> float | None:
+        """The shortest time of a mode within the target error, to be printed bold: a wrong answer is never the best."""
+        return min(
+            (row.time_s for row in self.rows if row.case.mode is mode and row.meets_target and row.time_s), default=None
+        )
 
     @property
     def least_error(self) -> float | None:

@@ -25,14 +25,15 @@ from harness.records import (
 from harness.report.catalog import MethodFacts
 from harness.tests.factories import H100, REVISION, SOFTWARE, SOURCE_HASH
 
-ROLES = {"eigh": "reference", "svd": "reference", "you_newton_schulz": "opponent", "matmul": "control"}
+ROLES = {"eigh": "reference", "svd": "reference", "you_newton_schulz": "opponent", "cublas": "control"}
 
 
 def planted_facts(case: Case) -> MethodFacts | None:
     """Facts as a registry would give them; `retired` is a method that is registered no more."""
     if case.method == "retired":
         return None
-    flops = 20.0 * case.m * case.n * min(case.m, case.n) * case.batch
+    products = 1 if case.task == "gemm" else 10
+    flops = 2.0 * products * case.m * case.n * min(case.m, case.n) * case.batch
     return MethodFacts(
         role=ROLES.get(case.method, "method"),
         summary=f"{case.method} for the tests | planted",
@@ -162,11 +163,11 @@ def every_outcome() -> tuple[CaseSummary, ...]:
             for method in ("polar_express", "newton_schulz")
         ),
         ended(case("polar/svd/bf16/1024x1024/gaussian"), Outcome.UNSUPPORTED, "svd has no bfloat16 kernel"),
-        ok(case("gemm/matmul/bf16/1024x1024/gaussian"), 9.2e-6, error=2e-3, control=True),
+        ok(case("gemm/cublas/bf16/1024x1024/gaussian"), 4.6e-6, error=2e-3, control=True),
     )
 
 
-def run_record(cases: Sequence[PlannedCase], **changes: object) -> RunRecord:
+def run_record(planned_cases: Sequence[PlannedCase], **changes: object) -> RunRecord:
     """A complete run on an H100 from a clean tree."""
     run = RunRecord(
         run_id="20260102-090000-quick-1f3a",
@@ -179,7 +180,7 @@ def run_record(cases: Sequence[PlannedCase], **changes: object) -> RunRecord:
         machine=H100,
         software=SOFTWARE,
         source=SourceIdentity(revision=REVISION, dirty=False, source_hash=SOURCE_HASH),
-        cases=tuple(cases),
+        cases=tuple(planned_cases),
     )
     return run.model_copy(update=changes)
 
@@ -251,7 +252,7 @@ def every_verdict() -> tuple[CaseVerdict, ...]:
         verdict(case("polar/svd/fp32/1024x1024/gaussian"), Verdict.FIXED, reason="no longer failed"),
         verdict(case("polar/polar_express/bf16/16x1024x1024/gaussian"), Verdict.NEW),
         verdict(case("polar/aol/bf16/1024x1024/gaussian"), Verdict.MISSING, reason="planned but not measured"),
-        verdict(case("gemm/matmul/bf16/1024x1024/gaussian"), Verdict.UNCHANGED, 1.0),
+        verdict(case("gemm/cublas/bf16/1024x1024/gaussian"), Verdict.UNCHANGED, 1.0),
     )
 
 
@@ -270,14 +271,14 @@ def comparison(verdicts: Sequence[CaseVerdict] | None = None, **changes: object)
 
 
 def weak_comparison() -> Comparison:
-    """Everything that can qualify a comparison: unlike machines, another unit and software, controls, no qualification."""
+    """Everything that can qualify a comparison: unlike machines, another unit, other software, controls."""
     return comparison(
         kind="previous_run",
         forced=True,
         hardware_differences=("power_limit_w: 700.0 != 500.0",),
         software_differences=("torch: 2.11.0 != 2.10.0", "driver: 580.95 != 570.10"),
         another_unit=True,
-        control_ratios={"gemm/matmul/bf16/1024x1024xk1024/gaussian/graph": 1.013},
+        control_ratios={"gemm/cublas/bf16/1024x1024xk1024/gaussian/graph": 1.013},
         control_correction=1.013,
         qualification=None,
         notes=("tau is widened by 1.4%: the reference is a single run",),

@@ -1,0 +1,256 @@
+"""Markdown reports against goldens, and the views behind them.
+
+After an intended change: IROOT_UPDATE_GOLDENS=1 python -m pytest harness/tests/test_report.py, then read the diff.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+
+from harness.compare import FAILING
+from harness.records import Mode, Outcome, Quality, RunStatus, SourceIdentity, Verdict
+from harness.report.catalog import registry_facts
+from harness.report.markdown import render_comparison, render_run, write_report
+from harness.report.verdicts import BETTER, COLLAPSE_ABOVE, WORSE, bottom_line
+from harness.report.view import run_view
+from harness.tests import report_cases as planted
+from harness.tests.factories import CPU, SOURCE_HASH
+
+GOLDEN = Path(__file__).parent / "golden"
+UPDATE = os.environ.get("IROOT_UPDATE_GOLDENS") == "1"
+
+
+def full_run() -> str:
+    return render_run(planted.run_summary(planted.every_outcome()), planted.comparison(), catalog=planted.planted_facts)
+
+
+def first_run_on_a_cpu() -> str:
+    """One launch, a filter, a dirty tree, interrupted before the last case, nothing to compare with."""
+    case = planted.case("polar/newton_schulz/fp32/256x256/gaussian", mode=Mode.EAGER)
+    never = planted.planned(planted.case("polar/svd/fp32/256x256/gaussian", mode=Mode.EAGER))
+    measured = planted.ok(case, 3.4e-3, launches=1)
+    summary = planted.run_summary(
+        [measured],
+        launches=1,
+        filter="task=polar,n<=256|odd",
+        status=RunStatus.INTERRUPTED,
+        machine=CPU,
+        source=SourceIdentity(revision=None, dirty=True, source_hash=SOURCE_HASH),
+        cases=(measured.planned, never),
+        note="laptop on *battery*",
+    )
+    return render_run(summary, None, catalog=planted.planted_facts)
+
+
+def nothing_worked() -> str:
+    """No case gave a result, and the machines were unlike."""
+    case = planted.case("inverse_root/coupled_pe/bf16/512/wishart")
+    failed = planted.ended(case, Outcome.FAILED, planted.TRACEBACK)
+    summary = planted.run_summary([failed])
+    return render_run(
+        summary, None, no_comparison="machines differ in sm_count: 132 != 108", catalog=planted.planted_facts
+    )
+
+
+def weak_comparison() -> str:
+    return render_comparison(planted.weak_comparison())
+
+
+def unchanged_comparison() -> str:
+    case = planted.case("polar/polar_express/bf16/1024x1024/gaussian")
+    return render_comparison(planted.comparison([planted.verdict(case, Verdict.UNCHANGED, 1.004)]))
+
+
+GOLDENS = {
+    "run_full.md": full_run,
+    "run_first_cpu.md": first_run_on_a_cpu,
+    "run_nothing_worked.md": nothing_worked,
+    "comparison_weak.md": weak_comparison,
+    "comparison_unchanged.md": unchanged_comparison,
+}
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_golden(name: str) -> None:
+    rendered, path = GOLDENS[name](), GOLDEN / name
+    if UPDATE:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(rendered, encoding="utf-8")
+    assert rendered == path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_markdown_is_well_formed(name: str) -> None:
+    rendered = GOLDENS[name]()
+    assert rendered.endswith("\n")
+    assert not rendered.endswith("\n\n")
+    assert [line for line in rendered.splitlines() if line != line.rstrip()] == []
+    assert "\n\n\n" not in rendered
+    assert rendered.count("<details>") == rendered.count("</details>")
+    assert rendered.count("```") % 2 == 0
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_every_table_is_read_as_one(name: str) -> None:
+    """A Markdown parser finds as many tables as there are rules, each row as wide as its head, no row left as text."""
+    rendered = GOLDENS[name]()
+    tokens = MarkdownIt("commonmark").enable("table").parse(rendered)
+    assert sum(token.type == "table_open" for token in tokens) == len(re.findall(r"^\| -+", rendered, re.M))
+    body_rows = sum(token.type == "tr_open" for token in tokens)
+    pipe_rows = [line for line in rendered.splitlines() if line.startswith("| ")]
+    rules = [line for line in pipe_rows if re.fullmatch(r"[|:\- ]+", line)]
+    assert body_rows == len(pipe_rows) - len(rules)
+    width = 0
+    for above, line in zip(["", *rendered.splitlines()], rendered.splitlines(), strict=False):
+        if line.startswith("| "):
+            cells = len(re.split(r"(?<!\\)\|", line)) - 2
+            width = cells if not above.startswith("| ") else width
+            assert cells == width, line
+
+
+def test_headings_descend_one_level_at_a_time() -> None:
+    levels = [len(match) for match in re.findall(r"^(#+) ", full_run(), re.M)]
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+
+
+def test_planted_records_hold_every_outcome_and_verdict() -> None:
+    assert {row.outcome for row in planted.every_outcome()} == set(Outcome)
+    assert {row.verdict for row in planted.every_verdict()} == set(Verdict)
+
+
+# --- views ------------------------------------------------------------------------------------------------------------
+
+ROOT = "inverse_root/{}/512/wishart"
+
+
+def test_choice_is_the_fastest_within_the_target_on_every_seed() -> None:
+    summaries = [
+        planted.ok(planted.case(ROOT.format("fast/bf16")), 1e-4, error=0.0098),  # worst seed 1.37e-2: misses 1e-2
+        planted.ok(planted.case(ROOT.format("middle/fp32")), 3e-4, error=5e-3),
+        planted.ok(planted.case(ROOT.format("slow/fp32")), 9e-4, error=1e-6),
+    ]
+    (choice,) = run_view(planted.run_summary(summaries), catalog=planted.planted_facts).choices
+    assert choice.meets
+    assert choice.row is not None
+    assert choice.row.case.method == "middle"
+    assert choice.target == 1e-2
+
+
+def test_choice_names_the_most_accurate_where_none_meets_the_target() -> None:
+    summaries = [
+        planted.ok(planted.case(ROOT.format("fast/bf16")), 1e-4, error=0.3, target_error=1e-3),
+        planted.ok(planted.case(ROOT.format("slow/fp32")), 9e-4, error=0.02, target_error=1e-3),
+    ]
+    (choice,) = run_view(planted.run_summary(summaries), catalog=planted.planted_facts).choices
+    assert not choice.meets
+    assert choice.row is not None
+    assert (choice.row.case.method, choice.target) == ("slow", 1e-3)
+
+
+def test_controls_are_no_answer() -> None:
+    control = planted.ok(planted.case("gemm/cublas/bf16/1024x1024/gaussian"), 1e-5, control=True)
+    assert run_view(planted.run_summary([control]), catalog=planted.planted_facts).choices == ()
+
+
+def test_relative_times_stay_within_their_mode() -> None:
+    summaries = [
+        planted.ok(planted.case(ROOT.format("coupled_newton/fp32")), 1e-4),
+        planted.ok(planted.case(ROOT.format("coupled_pe/fp32")), 2e-4),
+        planted.ok(planted.case(ROOT.format("coupled_pe/fp32"), mode=Mode.EAGER), 5e-4),
+    ]
+    rows = run_view(planted.run_summary(summaries), catalog=planted.planted_facts).rows
+    assert [row.vs_fastest for row in rows] == pytest.approx([1.0, 2.0, 1.0])
+    assert [row.vs_opponent for row in rows[:2]] == pytest.approx([1.0, 2.0])
+    assert rows[2].vs_opponent is None
+
+
+def test_errors_over_seeds_are_values_that_were_seen() -> None:
+    summary = planted.ok(planted.case(ROOT.format("coupled_pe/bf16")), 1e-4)
+    quality = tuple(Quality(seed=seed, relative_error=float(seed + 1)) for seed in range(10))
+    changed = summary.model_copy(update={"quality": quality})
+    (row,) = run_view(planted.run_summary([changed]), catalog=planted.planted_facts).rows
+    assert row.error is not None
+    assert (row.error.median, row.error.p90, row.error.p95, row.error.worst) == (5.5, 9.0, 10.0, 10.0)
+    assert row.tflops == pytest.approx(20 * 512**3 / 1e-4 / 1e12)
+
+
+def test_a_non_finite_seed_is_an_infinite_error_and_never_meets_a_target() -> None:
+    summary = planted.ok(planted.case(ROOT.format("coupled_pe/bf16")), 1e-4, target_error=10.0)
+    quality = (*summary.quality[:4], Quality(seed=4, nonfinite=3))
+    changed = summary.model_copy(update={"quality": quality})
+    (row,) = run_view(planted.run_summary([changed]), catalog=planted.planted_facts).rows
+    assert row.error is not None
+    assert row.error.worst == float("inf")
+    assert row.nonfinite_share == 0.2
+    assert row.meets_target is False
+
+
+def test_hierarchy_is_ordered_by_root_and_size() -> None:
+    summaries = [
+        planted.ok(planted.case("inverse_root/coupled_pe/bf16/1024/wishart", p=4), 1e-4),
+        planted.ok(planted.case("inverse_root/coupled_pe/bf16/1024/wishart", p=2), 1e-4),
+        planted.ok(planted.case("inverse_root/coupled_pe/bf16/256/wishart", p=2), 1e-4),
+    ]
+    (task,) = run_view(planted.run_summary(summaries), catalog=planted.planted_facts).tasks
+    assert [(root.p, [shape.shape for shape in root.shapes]) for root in task.roots] == [
+        (2, ["256x256", "1024x1024"]),
+        (4, ["1024x1024"]),
+    ]
+
+
+def test_a_method_that_is_registered_no_more_has_no_facts() -> None:
+    assert registry_facts(planted.case("inverse_root/retired/fp32/512/wishart")) is None
+    assert registry_facts(planted.case(ROOT.format("eigh/fp32"), options=(("no_such_option", 1),))) is None
+
+
+def test_a_registered_method_has_its_own_flops() -> None:
+    facts = registry_facts(planted.case(ROOT.format("coupled_pe/fp32")))
+    assert facts is not None
+    assert facts.role == "method"
+    assert facts.flops is not None
+    assert 4 * 512**3 < facts.flops < 200 * 512**3
+
+
+# --- comparisons ------------------------------------------------------------------------------------------------------
+
+
+def test_verdicts_that_fail_a_check_are_those_shown_as_worse() -> None:
+    assert set(WORSE) == FAILING
+    assert not set(WORSE) & set(BETTER)
+
+
+def test_bottom_line_without_any_change() -> None:
+    case = planted.case(ROOT.format("coupled_pe/bf16"))
+    unchanged = planted.verdict(case, Verdict.UNCHANGED, 1.0)
+    noisy = planted.verdict(case, Verdict.INCONCLUSIVE, 1.0)
+    assert bottom_line([unchanged] * 3) == "No significant change among 3 cases."
+    assert bottom_line([unchanged, noisy]) == (
+        "No significant change among 2 cases. 1 case is inconclusive: too noisy to say."
+    )
+    assert bottom_line([]) == "There is no case to compare."
+
+
+def test_long_tables_are_folded() -> None:
+    sizes = range(64, 64 * (COLLAPSE_ABOVE + 3), 64)
+    rows = [
+        planted.verdict(planted.case(f"inverse_root/coupled_pe/bf16/{n}/wishart"), Verdict.REGRESSED, 1.1)
+        for n in sizes
+    ]
+    short, long = (render_comparison(planted.comparison(rows[:count])) for count in (COLLAPSE_ABOVE, len(rows)))
+    assert "<details>" not in short
+    assert long.count("<details>") == 2
+    assert f"({len(rows)} rows)" in long
+
+
+def test_report_is_written_into_the_run_folder(tmp_path: Path) -> None:
+    summary = planted.run_summary([planted.ok(planted.case(ROOT.format("coupled_pe/fp32")), 1e-4)])
+    path = write_report(summary, None, store=tmp_path / "store.duckdb")
+    assert path == tmp_path / "runs" / summary.run.run_id / "report.md"
+    assert path.read_text(encoding="utf-8").startswith("# Benchmark report: quick on NVIDIA H100")
