@@ -43,7 +43,7 @@ def explain(error: ValidationError, model: type[BaseModel], *, origin: str | Non
 
 
 def _follows(detail: ErrorDetails, misspelled: set[Location]) -> bool:
-    """Whether a defect only follows from another: a key that is there misspelled; a list whose elements were refused."""
+    """Whether a defect only follows from another: of a misspelled key, or of the elements of a list."""
     if detail["type"] == "missing":
         return detail["loc"] in misspelled
     return detail["type"] == "too_short" and bool(detail["input"])

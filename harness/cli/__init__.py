@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import run
+from harness.cli import compare, report, run
 from harness.cli.common import errors_console
 from harness.errors import ExitCode, HarnessError
 
@@ -32,6 +32,8 @@ bench = typer.Typer(
 )
 app.add_typer(bench)
 bench.command("run")(run.run)
+bench.command("compare")(compare.compare)
+bench.command("report")(report.report)
 
 
 def _print_version(wanted: bool) -> None:

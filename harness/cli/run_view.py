@@ -4,73 +4,69 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from harness.cli.common import console, print_json
-from harness.errors import MeasurementError
-from harness.paths import run_folder
-from harness.records import Outcome
-from harness.report.markdown import render_run
-from harness.report.terminal import print_comparison
-from harness.runner import compare_default
+from harness.errors import BaselineError, MeasurementError
+from harness.records import Outcome, RunSummary
+from harness.reference import Attempt, compare_or_reason
+from harness.report.markdown import write_report
+from harness.report.terminal import print_comparison, print_run
 from harness.store import Store
-
-if TYPE_CHECKING:
-    from harness.records import Comparison, RunSummary
-
-REPORT_NAME = "report.md"
 
 
 def conclude(run_id: str, store: Path, *, compare: bool, as_json: bool) -> None:
-    """Compare a finished run, write its report and print both.
+    """Compare a measured run, keep the comparison, write the report and print all three.
+
+    What the comparison says, or that none can be made, is no error here: the run is measured and stored.
 
     Raises:
-        MeasurementError: no case was measured at all.
+        MeasurementError: no case at all was measured.
     """
-    comparison = compare_default(store, run_id) if compare else None
-    summary = Store(store).summary(run_id)
-    report = run_folder(store, run_id) / REPORT_NAME
-    report.write_text(render_run(summary, comparison), encoding="utf-8")
+    opened = Store(store)
+    summary = opened.summary(run_id)
+    attempt = _compared(opened, run_id) if compare else Attempt(reason="not asked for (--no-compare)")
+    if attempt.comparison is not None:
+        opened.save_comparison(attempt.comparison)
+    report = write_report(summary, attempt.comparison, store=store, no_comparison=attempt.reason)
     if as_json:
-        _print_for_programs(summary, comparison, report)
+        print_json(_result(summary, attempt, report))
     else:
-        _print_for_people(summary, comparison, report)
+        _print_for_people(summary, attempt, report)
     if not any(case.outcome is Outcome.OK for case in summary.cases.values()):
-        raise MeasurementError(f"no case of run {run_id} was measured; the report names the error of each: {report}")
+        raise MeasurementError(f"no case of run {run_id} was measured; the report has the error of each: {report}")
 
 
-def outcome_counts(summary: RunSummary) -> dict[str, int]:
-    """Number of cases per outcome, in the order of `Outcome`, zeros left out."""
-    counts = Counter(case.outcome for case in summary.cases.values())
-    return {str(outcome): counts[outcome] for outcome in Outcome if counts[outcome]}
+def _compared(store: Store, run_id: str) -> Attempt:
+    try:
+        return compare_or_reason(store, run_id)
+    except BaselineError as error:
+        return Attempt(reason=str(error))
 
 
-def _print_for_people(summary: RunSummary, comparison: Comparison | None, report: Path) -> None:
+def _print_for_people(summary: RunSummary, attempt: Attempt, report: Path) -> None:
     out = console()
-    if comparison is not None:
-        print_comparison(comparison, out)
-    counts = ", ".join(f"{count} {outcome}" for outcome, count in outcome_counts(summary).items())
-    out.print(f"run {summary.run.run_id}: {counts}", markup=False, soft_wrap=True)
-    for case_id, case in summary.cases.items():
-        if case.outcome is not Outcome.OK and case.outcome != case.planned.expect:
-            reason = (case.error or "").strip().splitlines()[-1:]
-            out.print(": ".join([f"  {case.outcome}", case_id, *reason]), markup=False, soft_wrap=True)
-    if comparison is None:
-        out.print("nothing to compare with yet: no baseline of this machine and manifest, no earlier run")
+    print_run(summary, out)
+    out.print()
+    if attempt.comparison is not None:
+        print_comparison(attempt.comparison, out)
+    else:
+        reason = attempt.reason or "neither an official baseline of this machine and manifest nor an earlier run"
+        out.print(f"no comparison: {reason}", markup=False, soft_wrap=True)
     out.print(f"report: {report}", markup=False, soft_wrap=True)
 
 
-def _print_for_programs(summary: RunSummary, comparison: Comparison | None, report: Path) -> None:
+def _result(summary: RunSummary, attempt: Attempt, report: Path) -> dict[str, object]:
+    """The same for programs."""
     run = summary.run
-    print_json(
-        {
-            "run_id": run.run_id,
-            "status": run.status,
-            "manifest": run.manifest,
-            "launches": run.launches,
-            "outcomes": outcome_counts(summary),
-            "timed_share": summary.timed_share,
-            "comparison": comparison,
-            "report": str(report),
-        }
-    )
+    counts = Counter(case.outcome for case in summary.cases.values())
+    return {
+        "run_id": run.run_id,
+        "status": run.status,
+        "manifest": run.manifest,
+        "launches": run.launches,
+        "outcomes": {str(outcome): counts[outcome] for outcome in Outcome if counts[outcome]},
+        "timed_share": summary.timed_share,
+        "comparison": attempt.comparison,
+        "no_comparison": attempt.reason,
+        "report": str(report),
+    }
