@@ -17,6 +17,10 @@ BASELINE = "baseline"
 """The word that asks for the official baseline and nothing else."""
 
 
+OWN_BASELINE = "the baseline was promoted from this very run, among others: that nothing changed says little"
+"""Note of a comparison of a run with a baseline that it is part of."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reference:
     """What a run is compared with."""
@@ -86,7 +90,10 @@ def compare_run(store: Store, run_id: str, against: str | None = None, force: bo
     reference = resolve_reference(store, run, against)
     if reference is None:
         return None
-    return compare(store.summary(run.run_id), _narrowed(reference.summary, run), kind=reference.kind, force=force)
+    comparison = compare(store.summary(run.run_id), _narrowed(reference.summary, run), kind=reference.kind, force=force)
+    if run.run_id not in reference.summary.runs_merged:
+        return comparison
+    return comparison.model_copy(update={"notes": (*comparison.notes, OWN_BASELINE)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,11 +130,12 @@ def _named_run(store: Store, run: RunRecord, against: str) -> Reference:
 
 
 def _previous_run(store: Store, run: RunRecord) -> RunRecord | None:
-    """The newest earlier complete run of the manifest on this unit, else on this class of machine.
+    """The newest earlier complete run on this class of machine that shares cases; this unit and this plan come first.
 
     A run narrowed by another filter would make most cases new or missing, so only whole runs and the same filter count.
     An arm of an A/B may be any library: it is nobody's previous run.
     """
+    planned = _planned(run)
     found = store.runs(
         manifest=run.manifest, machine_class=run.machine.machine_class, status=RunStatus.COMPLETE, limit=None
     )
@@ -137,15 +145,23 @@ def _previous_run(store: Store, run: RunRecord) -> RunRecord | None:
         if (other.created_at, other.run_id) < (run.created_at, run.run_id)
         and other.filter in (None, run.filter)
         and other.arm is None
+        and not planned.isdisjoint(_planned(other))
     ]
-    same_unit = [other for other in earlier if other.machine.uuid == run.machine.uuid]
-    return next(iter(same_unit or earlier), None)
+
+    def likeness(other: RunRecord) -> tuple[bool, bool]:
+        return other.machine.uuid == run.machine.uuid, other.manifest_hash == run.manifest_hash
+
+    return max(earlier, key=likeness, default=None)  # of equals the first, which is the newest
+
+
+def _planned(run: RunRecord) -> frozenset[str]:
+    return frozenset(planned.case.case_id for planned in run.cases)
 
 
 def _narrowed(reference: RunSummary, run: RunRecord) -> RunSummary:
     """The reference without the cases that the run's filter left out on purpose: they are not missing."""
     if run.filter is None:
         return reference
-    planned = {case.case.case_id for case in run.cases}
+    planned = _planned(run)
     kept = {case_id: case for case_id, case in reference.cases.items() if case_id in planned}
     return reference.model_copy(update={"cases": kept})
