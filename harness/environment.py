@@ -80,9 +80,17 @@ def decode_reasons(bits: int) -> tuple[str, ...]:
 
 
 def _other_processes(handle: Any) -> int | None:
-    """Compute processes on the GPU besides this one; in a container the own one may carry another id."""
+    """Compute processes on the GPU besides this one.
+
+    In a container NVML lists ids of the host, so that the own one is not recognised: a process that holds device memory
+    is then taken to be one of those listed.
+    """
     found = _ask(pynvml.nvmlDeviceGetComputeRunningProcesses, handle)
-    return None if found is None else sum(process.pid != os.getpid() for process in found)
+    if found is None:
+        return None
+    listed = any(process.pid == os.getpid() for process in found)
+    holds_memory = torch.cuda.memory_reserved() > 0  # 0 where this process has not touched the GPU
+    return max(0, len(found) - (listed or holds_memory))
 
 
 def machine_state(device: str, *, processes: bool = True) -> MachineState:

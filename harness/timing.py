@@ -13,11 +13,9 @@ of the first call on the same inputs: bitwise, or within `REPLAY_TOLERANCE` wher
 
 from __future__ import annotations
 
-import gc
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import cycle, pairwise
 from typing import Generic, Protocol, TypeVar
@@ -26,6 +24,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import MeasurementError
+from harness.execution import Call, EagerExecutor, Executor, GraphExecutor, executable, no_garbage_collection
 from harness.records import Mode, TimingPolicy
 from iroot.registry import Operands
 
@@ -35,7 +34,6 @@ another stream, and iterations amplify the rounding; stale, unwritten or partly 
 
 MAX_CALLS_PER_SAMPLE = 10_000
 
-Call = Callable[[Operands], Tensor]
 Seen = TypeVar("Seen")
 
 
@@ -61,74 +59,6 @@ class Samples(Generic[Seen]):
     calls_per_sample: int
     timed_s: float
     observed: Seen
-
-
-class Executor(Protocol):
-    """Runs a method on its input sets in one execution mode."""
-
-    def launch(self, index: int) -> None:
-        """Start the call on input set `index`, keeping its result."""
-        ...
-
-    def results(self) -> list[Tensor]:
-        """The latest result of every input set."""
-        ...
-
-
-class EagerExecutor:
-    """Calls the function; every call allocates its result anew."""
-
-    def __init__(self, call: Call, input_sets: Sequence[Operands], results: list[Tensor]) -> None:
-        self._call = call
-        self._inputs = input_sets
-        self._results = results
-
-    def launch(self, index: int) -> None:
-        """Call the function on input set `index`."""
-        self._results[index] = self._call(self._inputs[index])
-
-    def results(self) -> list[Tensor]:
-        """The latest result of every input set."""
-        return self._results
-
-
-class GraphExecutor:
-    """Replays one CUDA graph per input set; results are written to the same memory at every replay."""
-
-    def __init__(self, call: Call, input_sets: Sequence[Operands]) -> None:
-        pool = torch.cuda.graph_pool_handle()
-        self._graphs: list[torch.cuda.CUDAGraph] = []
-        self._results: list[Tensor] = []
-        with _no_garbage_collection():
-            for operands in input_sets:
-                graph = torch.cuda.CUDAGraph()
-                graph.capture_begin(pool=pool)
-                self._results.append(_recorded_call(graph, call, operands))
-                self._graphs.append(graph)
-
-    def launch(self, index: int) -> None:
-        """Replay the graph of input set `index`."""
-        self._graphs[index].replay()
-
-    def results(self) -> list[Tensor]:
-        """The static results, one for each input set."""
-        return self._results
-
-
-def _recorded_call(graph: torch.cuda.CUDAGraph, call: Call, operands: Operands) -> Tensor:
-    """Make the call whose work `graph` records, and end the capture whatever happens.
-
-    `torch.cuda.graph` is not used: it collects garbage and empties the allocator's cache at every capture. Its side
-    stream and warm-up are the caller's: the current stream is not the default one, and earlier eager calls ran on it.
-    """
-    try:
-        result = call(operands)
-    except BaseException:
-        with suppress(RuntimeError):  # the broken capture's own complaint would hide the reason
-            graph.capture_end()
-        raise
-    graph.capture_end()
-    return result
 
 
 # --- clocks -----------------------------------------------------------------------------------------------------------
@@ -250,10 +180,7 @@ class Stopwatch:
         self._device = device
         self._input_sets = input_sets
         self._finish = torch.cuda.synchronize if device.type == "cuda" else _nothing
-        if mode is Mode.COMPILE:
-            # Without a reset the recompilation limit of earlier cases would silently fall back to eager execution.
-            torch.compiler.reset()
-            call = torch.compile(call, dynamic=False)
+        call = executable(call, mode)
         results = self._first_calls(call)
         self._expected = self._accepted(results)
         self._executor: Executor = (
@@ -275,7 +202,7 @@ class Stopwatch:
             CheckFailedError: a result was not written, or differs from the first one on the same inputs.
         """
         calls, groups = self.calls_per_sample, self._policy.samples
-        with _no_garbage_collection():
+        with no_garbage_collection():
             warm = self._rotation()
             for _ in range(self._warmup_calls):
                 warm()
@@ -325,17 +252,25 @@ class Stopwatch:
         target = self._policy.min_sample_s
         calls, spent = len(self._input_sets), 0.0
         while True:
-            (elapsed,), _ = self._clock.measure(self._rotation(), 1, calls, _nothing)
+            (elapsed,) = self._group_times(1, calls)
             spent += elapsed
-            per_call = elapsed / calls
             if elapsed >= 0.5 * target or calls >= MAX_CALLS_PER_SAMPLE:
                 break
             # The first replays upload their graphs and the first calls miss caches: approach the target in steps.
-            calls = min(MAX_CALLS_PER_SAMPLE, max(2 * calls, min(20 * calls, math.ceil(target / per_call))))
+            wanted = math.ceil(target * calls / elapsed)
+            calls = min(MAX_CALLS_PER_SAMPLE, max(2 * calls, min(20 * calls, wanted)))
+        if elapsed < 4 * target:  # a disturbed group would make samples too short
+            again = self._group_times(2, calls)
+            spent, elapsed = spent + math.fsum(again), min(elapsed, *again)
+        per_call = elapsed / calls
         due = math.ceil(max(0.0, self._policy.warmup_s - spent) / per_call)
         if self._policy.cold:
             return 1, due
         return min(MAX_CALLS_PER_SAMPLE, math.ceil(1.05 * target / per_call)), due
+
+    def _group_times(self, groups: int, calls: int) -> list[float]:
+        elapsed, _ = self._clock.measure(self._rotation(), groups, calls, _nothing)
+        return elapsed
 
     def _rotation(self) -> Callable[[], None]:
         """A call that launches the input sets in turn, from the first."""
@@ -370,15 +305,3 @@ def _relative_distance(result: Tensor, expected: Tensor) -> Tensor:
 
 def _nothing() -> None:
     pass
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Keep the collector's pauses, and its destruction of CUDA objects, out of samples and captures."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

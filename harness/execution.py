@@ -1,0 +1,124 @@
+"""Execution modes: how one call of a method is started (eager, compiled, replayed from a CUDA graph)."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from harness.errors import MeasurementError
+from harness.records import Mode
+from iroot.registry import Operands
+
+Call = Callable[[Operands], Tensor]
+
+
+def executable(call: Call, mode: Mode) -> Call:
+    """`call` as `mode` executes it before any capture: compiled by `torch.compile`, or itself."""
+    if mode is not Mode.COMPILE:
+        return call
+    torch.compiler.reset()  # or the recompilation limit, used up by earlier cases, falls back to eager in silence
+    compiled: Call = torch.compile(call, dynamic=False)
+    return compiled
+
+
+class CaptureFailedError(MeasurementError):
+    """A call could not be recorded. The allocator may still hold the broken capture open: end this process soon."""
+
+
+class Executor(Protocol):
+    """Runs a method on its input sets in one execution mode."""
+
+    def launch(self, index: int) -> None:
+        """Start the call on input set `index`, keeping its result."""
+        ...
+
+    def results(self) -> list[Tensor]:
+        """The latest result of every input set."""
+        ...
+
+
+class EagerExecutor:
+    """Calls the function; every call allocates its result anew."""
+
+    def __init__(self, call: Call, input_sets: Sequence[Operands], results: list[Tensor]) -> None:
+        self._call = call
+        self._inputs = input_sets
+        self._results = results
+
+    def launch(self, index: int) -> None:
+        """Call the function on input set `index`."""
+        self._results[index] = self._call(self._inputs[index])
+
+    def results(self) -> list[Tensor]:
+        """The latest result of every input set."""
+        return self._results
+
+
+class GraphExecutor:
+    """Replays one CUDA graph per input set; results are written to the same memory at every replay."""
+
+    def __init__(self, call: Call, input_sets: Sequence[Operands]) -> None:
+        pool = _pool_anchor(input_sets[0].A.device).pool()
+        self._graphs: list[torch.cuda.CUDAGraph] = []
+        self._results: list[Tensor] = []
+        with no_garbage_collection():
+            for operands in input_sets:
+                graph = torch.cuda.CUDAGraph()
+                graph.capture_begin(pool=pool)
+                self._results.append(_recorded_call(graph, call, operands))
+                self._graphs.append(graph)
+
+    def launch(self, index: int) -> None:
+        """Replay the graph of input set `index`."""
+        self._graphs[index].replay()
+
+    def results(self) -> list[Tensor]:
+        """The static results, one for each input set."""
+        return self._results
+
+
+@cache
+def _pool_anchor(device: torch.device) -> torch.cuda.CUDAGraph:
+    """A graph, never replayed, whose memory pool the graphs of all cases of a process share: later cases reuse the
+    memory of earlier ones. A pool whose last graph is gone could not be captured into again.
+    """
+    scratch = torch.zeros(1, device=device)
+    anchor = torch.cuda.CUDAGraph()
+    anchor.capture_begin()
+    scratch.zero_()
+    anchor.capture_end()
+    return anchor
+
+
+def _recorded_call(graph: torch.cuda.CUDAGraph, call: Call, operands: Operands) -> Tensor:
+    """Make the call whose work `graph` records, and end the capture whatever happens.
+
+    `torch.cuda.graph` is not used: it collects garbage and empties the allocator's cache at every capture. Its side
+    stream and warm-up are the caller's: the current stream is not the default one, and earlier eager calls ran on it.
+    """
+    try:
+        result = call(operands)
+        graph.capture_end()
+    except Exception as error:
+        with suppress(RuntimeError):  # ends a capture still open; its own complaint would hide the reason
+            graph.capture_end()
+        raise CaptureFailedError(f"the call cannot be recorded in a CUDA graph: {error}") from error
+    return result
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Keep the collector's pauses, and its destruction of CUDA objects, out of samples and captures."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -1,0 +1,340 @@
+"""One worker process: measures the cases of a WorkPlan in order and appends an event for each to the plan's shard.
+
+    python -m harness.worker PLAN.json [--import MODULE ...]
+
+Launch 0 is the quality pass: every case once per problem seed, judged in float64, untimed. Launches 1, 2, ... time.
+`--import MODULE` imports a module first: it is how methods of one's own, registered by that module, are measured.
+
+Exit codes: 0 all cases have an outcome; 17 a new process must go on, because a case, written as failed, lost the CUDA
+context or left a graph capture half open; 130 stopped by SIGINT or SIGTERM, no half case written. IROOT_SPAWNED_AT, seconds since the epoch,
+may tell when the process was asked for; else its creation time counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+import psutil
+import torch
+from torch import Tensor
+
+from harness import environment
+from harness.execution import CaptureFailedError, executable
+from harness.judge.cache import TensorCache
+from harness.judge.metrics import measure_quality
+from harness.judge.problems import pose
+from harness.judge.references import reference
+from harness.records import (
+    Case,
+    CaseResult,
+    CaseStarted,
+    Event,
+    LaunchFinished,
+    LaunchStarted,
+    MachineState,
+    Mode,
+    Outcome,
+    PlannedCase,
+    Quality,
+    WorkPlan,
+)
+from harness.timing import NonfiniteResultError, Samples, Stopwatch
+from iroot.errors import UnsupportedError
+from iroot.ops import Ops, make_ops
+from iroot.registry import MethodSpec, Operands, get_method, methods
+
+QUALITY_LAUNCH = 0
+EXIT_GO_ON = 17
+EXIT_INTERRUPTED = 130
+THROTTLE_RETRIES = 3
+COOLING_S = 1.0
+"""Pause before samples taken under a hardware or thermal throttle are taken again."""
+COLLECT_EVERY = 25
+"""Cases between garbage collections, which are switched off otherwise: one takes up to 0.1 s with torch loaded."""
+
+
+OUT_OF_MEMORY = (
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "DefaultCPUAllocator: ",
+)
+"""Texts of RuntimeErrors that mean exhausted memory: the CUDA runtime's, cuBLAS's and the CPU allocator's."""
+
+
+class ThrottledError(Exception):
+    """All attempts at sampling fell under a hardware or thermal throttle."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A method bound to one case: `call` maps operands to the result under the precision's arithmetic switches."""
+
+    case: Case
+    spec: MethodSpec
+    ops: Ops
+    call: Callable[[Operands], Tensor]
+
+
+def prepare(case: Case, device: torch.device) -> Prepared:
+    """Look the method up and bind its options.
+
+    Raises:
+        UnsupportedError: the machine or the method cannot serve the case; the message says why.
+        UnknownNameError: no such method or option.
+    """
+    spec = get_method(case.task, case.method)
+    reason = _unserved(case, spec, device)
+    if reason is not None:
+        raise UnsupportedError(reason)
+    ops = make_ops(case.precision, device)
+    options = spec.make_options(dict(case.options))
+    return Prepared(case=case, spec=spec, ops=ops, call=lambda operands: spec.function(operands, ops, options))
+
+
+def _unserved(case: Case, spec: MethodSpec, device: torch.device) -> str | None:
+    name = f"{spec.task}/{spec.name}"
+    if case.precision not in spec.precisions:
+        return f"{name} does not serve precision '{case.precision}'; it serves {', '.join(spec.precisions)}"
+    if spec.roots is not None and case.p not in spec.roots:
+        return f"{name} does not serve p = {case.p}; it serves {', '.join(map(str, spec.roots))}"
+    if case.batch > 1 and not spec.batched:
+        return f"{name} takes one matrix at a time, not a batch of {case.batch}"
+    if case.mode is Mode.GRAPH and device.type != "cuda":
+        return f"mode graph needs CUDA graphs, which {device} has not; use mode eager"
+    if case.mode is Mode.GRAPH and not spec.capturable:
+        return f"{name} waits for the device during a call and cannot be captured in a CUDA graph; use mode eager"
+    return None
+
+
+class Worker:
+    """Measures cases on one device; posed problems and references are kept from case to case.
+
+    Attributes:
+        spent: this process cannot measure further cases.
+    """
+
+    def __init__(self, plan: WorkPlan) -> None:
+        self.spent = False
+        self._plan = plan
+        self._device = torch.device(plan.device)
+        self._posed = TensorCache.for_device(self._device)
+        self._references = TensorCache.for_device(self._device)
+
+    def measure(self, planned: PlannedCase) -> CaseResult:
+        """Quality in launch 0, times in the others. Whatever the method does wrong becomes the case's outcome."""
+        start, before = time.perf_counter(), self._state()
+        try:
+            prepared = prepare(planned.case, self._device)
+            with torch.no_grad(), prepared.ops.arithmetic():
+                action = self._judge if self._plan.launch == QUALITY_LAUNCH else self._time
+                result = action(planned, prepared)
+        except Exception as error:
+            result = self._result(planned, outcome_of(error), error=describe(error))
+            self.spent = isinstance(error, CaptureFailedError)
+        # Only here, where the traceback and the tensors in its frames are gone.
+        if result.outcome in (Outcome.OOM, Outcome.FAILED):
+            self._recover()
+        times = {"wall_s": time.perf_counter() - start, "state_after": result.state_after or self._state()}
+        return result.model_copy(update={"state_before": before} | times)
+
+    def _judge(self, planned: PlannedCase, prepared: Prepared) -> CaseResult:
+        """One call per problem seed, compared with the truth in float64."""
+        case, call = planned.case, executable(prepared.call, planned.case.mode)
+        found: list[Quality] = []
+        for seed in range(planned.seeds):
+            operands = self._pose(case, seed)
+            result = call(operands)
+            truth = reference(case, operands, seed=seed, cache=self._references)
+            found.append(measure_quality(case, operands, result, truth, seed=seed))
+        broken = [quality for quality in found if quality.nonfinite]
+        if not broken:
+            return self._result(planned, Outcome.OK, quality=tuple(found))
+        error = f"{len(broken)} of {len(found)} seeds gave NaN or infinity, seed {broken[0].seed} in " + (
+            f"{broken[0].nonfinite} entries"
+        )
+        return self._result(planned, Outcome.NONFINITE, error=error, quality=tuple(found))
+
+    def _time(self, planned: PlannedCase, prepared: Prepared) -> CaseResult:
+        """Samples, taken again while the GPU throttles for heat or by hardware."""
+        case = planned.case
+        input_sets = [self._pose(case, seed) for seed in range(planned.timing.input_sets)]
+        watch = Stopwatch(prepared.call, input_sets, mode=case.mode, policy=planned.timing, device=self._device)
+        samples = watch.measure(self._state)
+        for _ in range(THROTTLE_RETRIES):
+            if not _disturbed(samples.observed):
+                break
+            time.sleep(COOLING_S)
+            samples = watch.measure(self._state)
+        if _disturbed(samples.observed):
+            raise ThrottledError(f"{THROTTLE_RETRIES + 1} attempts fell under {_reasons(samples.observed)}")
+        timed = self._result(planned, Outcome.OK, samples=samples)
+        return timed.model_copy(update={"peak_bytes": watch.peak_bytes, "first_call_s": watch.first_call_s})
+
+    def _pose(self, case: Case, seed: int) -> Operands:
+        return pose(case.problem, case, seed=seed, device=self._device, cache=self._posed)
+
+    def _state(self) -> MachineState:
+        return environment.machine_state(self._plan.device, processes=False)
+
+    def _result(
+        self,
+        planned: PlannedCase,
+        outcome: Outcome,
+        *,
+        error: str | None = None,
+        quality: tuple[Quality, ...] = (),
+        samples: Samples[MachineState] | None = None,
+    ) -> CaseResult:
+        return CaseResult(
+            case_id=planned.case.case_id,
+            launch=self._plan.launch,
+            process_id=os.getpid(),
+            outcome=outcome,
+            error=error,
+            quality=quality,
+            samples_s=samples.samples_s if samples else (),
+            calls_per_sample=samples.calls_per_sample if samples else None,
+            timed_s=samples.timed_s if samples else 0.0,
+            state_after=samples.observed if samples else None,
+        )
+
+    def _recover(self) -> None:
+        """Give memory back after a failure, and see whether the CUDA context survived it."""
+        self._posed.clear()
+        self._references.clear()
+        gc.collect()
+        if self._device.type == "cuda":
+            try:
+                torch.cuda.synchronize(self._device)
+                torch.cuda.empty_cache()
+            except RuntimeError:
+                self.spent = True
+
+
+def outcome_of(error: Exception) -> Outcome:
+    """Which outcome an exception stands for."""
+    if isinstance(error, UnsupportedError):
+        return Outcome.UNSUPPORTED
+    if isinstance(error, NonfiniteResultError):
+        return Outcome.NONFINITE
+    if isinstance(error, ThrottledError):
+        return Outcome.THROTTLED
+    text = str(error)
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in text for sign in OUT_OF_MEMORY):
+        return Outcome.OOM
+    return Outcome.FAILED
+
+
+def describe(error: Exception) -> str:
+    """`Type: message (file:line in function)`, the place being where it was raised; a refusal is its message alone."""
+    if isinstance(error, UnsupportedError):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name})" if frames else ""
+    return f"{type(error).__name__}: {error}{place}"
+
+
+def _disturbed(state: MachineState) -> bool:
+    return bool(environment.DISTURBING_REASONS.intersection(state.throttle_reasons))
+
+
+def _reasons(state: MachineState) -> str:
+    return ", ".join(sorted(environment.DISTURBING_REASONS.intersection(state.throttle_reasons)))
+
+
+# --- the process ------------------------------------------------------------------------------------------------------
+
+
+def work(plan: WorkPlan) -> int:
+    """Measure the plan's cases; returns the process's exit code."""
+    with Path(plan.shard).open("a", encoding="utf-8") as shard:
+        spawned = float(os.environ.get("IROOT_SPAWNED_AT", psutil.Process().create_time()))
+        worker = Worker(plan)
+        started = LaunchStarted(
+            run_id=plan.run_id,
+            launch=plan.launch,
+            process_id=os.getpid(),
+            started_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            startup_s=max(0.0, time.time() - spawned),
+            state=environment.machine_state(plan.device),
+        )
+        _write(shard, started)
+        begin = time.perf_counter()
+        for number, planned in enumerate(plan.cases, 1):
+            _write(shard, CaseStarted(case_id=planned.case.case_id))
+            _write(shard, worker.measure(planned))
+            if worker.spent:
+                return EXIT_GO_ON
+            if number % COLLECT_EVERY == 0:
+                gc.collect()
+        state = environment.machine_state(plan.device)
+        wall_s = time.perf_counter() - begin
+        _write(shard, LaunchFinished(launch=plan.launch, process_id=os.getpid(), wall_s=wall_s, state=state))
+    return 0
+
+
+def _write(shard: TextIO, event: Event) -> None:
+    shard.write(event.model_dump_json() + "\n")
+    shard.flush()
+
+
+def _make_ready(plan: WorkPlan, modules: Sequence[str]) -> None:
+    """Imports, threads, CUDA context, library handles: everything that must not fall into the first case."""
+    for module in modules:
+        importlib.import_module(module)
+    list(methods())
+    if plan.threads is not None:
+        torch.set_num_threads(plan.threads)
+    device = torch.device(plan.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        # CUDA graphs are captured on the stream that eager calls have warmed up; the default stream cannot be captured.
+        torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
+    warm = torch.ones(16, 16, device=device)
+    torch.linalg.vector_norm(warm @ warm).item()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of `python -m harness.worker`."""
+    parser = argparse.ArgumentParser(prog="python -m harness.worker", description="Measure the cases of a work plan.")
+    parser.add_argument("plan", type=Path, help="a WorkPlan as a JSON file")
+    parser.add_argument("--import", dest="modules", metavar="MODULE", action="append", default=[],
+                        help="import a module that registers methods (repeatable)")  # fmt: skip
+    parsed = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    plan = WorkPlan.model_validate_json(parsed.plan.read_text(encoding="utf-8"))
+    try:
+        _make_ready(plan, parsed.modules)
+        return work(plan)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+if __name__ == "__main__":
+    code = main()
+    if code == EXIT_GO_ON:
+        # Destructors of CUDA objects abort or hang without a context; the shard is closed already.
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
