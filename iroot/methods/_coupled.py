@@ -31,6 +31,11 @@ def multipliers(schedule: Schedule) -> tuple[Multiplier, ...]:
     return tuple(_multiplier(step) for step in schedule.steps)
 
 
+def affine(factor: float, identity: float) -> Multiplier:
+    """B = factor Y + identity I."""
+    return lambda ops, Y: combine(ops, (Y,), (factor,), identity)
+
+
 def _multiplier(step: Step) -> Multiplier:
     if step.degree == 2:
         a, b, c = step.monomial()

@@ -136,8 +136,9 @@ def amplified_rounding(workload: Workload, *, base: float = 16.0, growth: float 
     """u (base + growth kappa / p) max(1, n / 256)^(1/2) with u the unit roundoff; None above 0.3 or for unknown kappa.
 
     Noise relative to the largest eigenvalue, seen from the smallest: the form that every iteration with rounded
-    operands follows. Stated about three times above the largest error measured on Wishart + 1e-3 I, log-spaced, two-level and
-    power-law spectra, kappa 1e2 to 1e6, p = 1, 2, 3, 4, 8, n = 64 to 512 (CPU, float32 and emulated 16-bit products).
+    operands follows. Stated about three times above the largest error measured on Wishart + 1e-3 I, log-spaced,
+    two-level and power-law spectra, kappa 1e2 to 1e6, p = 1, 2, 3, 4, 8, n = 48 to 512 (CPU, float32 and emulated
+    16-bit products).
 
     Args:
         base: noise that does not grow, in u.

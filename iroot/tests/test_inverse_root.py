@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from iroot.errors import InvalidInputError
+from iroot.errors import InvalidInputError, UnknownNameError
+from iroot.methods.coupled_newton import newton_steps
 from iroot.ops import make_ops
 from iroot.precision import get_precision, unsupported_reason
 from iroot.registry import MethodSpec, Operands, Workload, get_method, methods
@@ -151,3 +152,60 @@ def test_coupled_pe_with_every_scaling(scaling: str) -> None:
     options = spec.make_options({"scaling": scaling, "target": 1e-9})
     X = spec.function(Operands(A=A, p=4, lower=0.99e-3), make_ops("fp64", CPU), options)
     assert distance(X, exact(A, 4)) < 1e-8
+
+
+@pytest.mark.parametrize(
+    ("p", "lower", "target", "steps"), [(2, 1e-2, 1e-3, 8), (1, 1e-4, 1e-3, 17), (8, 1e-8, 1e-3, 20)]
+)
+def test_newton_steps_of_the_scalar_recursion(p: int, lower: float, target: float, steps: int) -> None:
+    assert newton_steps(p, lower, target) == steps
+
+
+def test_newton_refuses_a_target_out_of_reach() -> None:
+    with pytest.raises(InvalidInputError, match="needs more than 200 steps"):
+        newton_steps(1, 1e-80, 1e-3)
+
+
+@pytest.mark.parametrize("p", [1, 2, 3, 4, 8])
+def test_alternating_sides_keep_the_uncoupled_iteration_together(p: int) -> None:
+    # With one fixed side the errors are 3e-2 (p = 2) and 8e-4 (p = 4), with X^p A above 1.
+    spec = get_method("inverse_root", "uncoupled_pe")
+    A = posed(48, 1e4).float()
+    X = run(spec, "fp32", Operands(A=A, p=p, lower=0.99e-4))
+    assert distance(X, exact(A, p)) < 2e-3
+
+
+def test_opponents_miss_the_posed_problem_as_published() -> None:
+    A = posed(64, 1e4).float()
+    reference = exact(A, 2)
+    ranges = {"dash_newton_db": (0.2, 0.5), "dash_coupled_newton": (0.15, 0.4), "floored_pe": (0.9, 1.0)}
+    for name, (smallest, largest) in ranges.items():
+        spec = get_method("inverse_root", name)
+        assert spec.role == "opponent"
+        assert smallest < distance(run(spec, "fp32", Operands(A=A, p=2, lower=1e-4)), reference) < largest
+        assert spec.flops(Workload(m=64, n=64, p=2, precision="fp32"), spec.options()) > 10 * 64**3
+        assert spec.accuracy(Workload(m=64, n=64, p=2, precision="fp32", lower=0.5), spec.options()) is None
+
+
+def test_opponents_converge_where_their_steps_suffice() -> None:
+    A = posed(32, 4.0).double()
+    for name, p in (("dash_newton_db", 2), ("dash_newton_db", 4), ("dash_coupled_newton", 4)):
+        X = run(get_method("inverse_root", name), "fp64", Operands(A=A, p=p, lower=0.2))
+        assert distance(X, exact(A, p)) < 1e-8
+    floored = run(get_method("inverse_root", "floored_pe"), "fp64", Operands(A=A, p=2, lower=0.2))
+    shift = 0.05 * float(A.abs().sum(-1).amax())
+    assert distance(floored, exact(A, 2, shift)) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("method", "values"),
+    [
+        ("coupled_pe", {"target": 2.0}), ("coupled_pe", {"degrees": [9]}), ("coupled_pe", {"safety": 0.5}),
+        ("coupled_pe", {"min_cushion": 0.9}), ("coupled_pe", {"scaling": "frobenious"}),
+        ("coupled_newton", {"target": 0.0}), ("floored_pe", {"steps": 0}), ("floored_pe", {"floor": 0.0}),
+        ("dash_newton_db", {"steps": 0}), ("dash_newton_db", {"scale_factor": 0.5}),
+    ],
+)  # fmt: skip
+def test_wrong_options_are_refused(method: str, values: dict[str, object]) -> None:
+    with pytest.raises((InvalidInputError, UnknownNameError), match=r"must be|did you mean 'frobenius'"):
+        get_method("inverse_root", method).make_options(values)

@@ -1,0 +1,90 @@
+"""Spectral scalars: bounds bound, looseness is as stated, batches and formats are kept."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from iroot.errors import UnknownNameError
+from iroot.ops import make_ops
+from iroot.scaling import SCALINGS, get_scaling
+
+CPU = torch.device("cpu")
+BOUNDS = sorted(name for name, scaling in SCALINGS.items() if scaling.upper_bound)
+
+
+def positive_definite(n: int, decay: float, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    G = torch.randn(n, n, generator=generator, dtype=torch.float64)
+    weights = torch.logspace(0, -decay, n, dtype=torch.float64)
+    A: Tensor = (G * weights) @ G.mT + 1e-6 * torch.eye(n, dtype=torch.float64)
+    return A
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(1, 40),
+    decay=st.floats(0.0, 6.0),
+    seed=st.integers(0, 1000),
+    power=st.integers(-60, 60),
+    precision=st.sampled_from(["fp64", "fp32", "bf16_emulated", "fp16_emulated"]),
+)
+def test_bounds_hold_and_are_as_tight_as_stated(n: int, decay: float, seed: int, power: int, precision: str) -> None:
+    A = positive_definite(n, decay, seed) * 2.0**power
+    largest = float(torch.linalg.eigvalsh(A)[-1])
+    posed = A if precision == "fp64" else A.float()
+    for name in BOUNDS:
+        scaling = get_scaling(name)
+        value = float(scaling.function(posed, make_ops(precision, CPU)))
+        assert value >= largest * (1.0 - 1e-6)
+        # 1.03: the allowance for rounding that the value itself includes in bfloat16, and that rounding.
+        assert value <= largest * scaling.looseness(n) * 1.03
+
+
+@pytest.mark.parametrize("n", [64, 256])
+@pytest.mark.parametrize("precision", ["fp32", "fp16_emulated", "bf16_emulated"])
+def test_square_is_within_twice_on_wishart(n: int, precision: str) -> None:
+    G = torch.randn(n, n, generator=torch.Generator().manual_seed(n))
+    A = G @ G.mT / n
+    ratio = float(get_scaling("square").function(A, make_ops(precision, CPU)) / torch.linalg.eigvalsh(A)[-1])
+    frobenius = float(get_scaling("frobenius").function(A, make_ops(precision, CPU)) / torch.linalg.eigvalsh(A)[-1])
+    assert 1.0 < ratio < 2.1
+    assert frobenius > 1.5 * ratio
+
+
+def test_power_iteration_is_a_lower_estimate_within_its_headroom() -> None:
+    scaling = get_scaling("power_iteration")
+    A = positive_definite(64, 3.0, 1)
+    ratio = float(scaling.function(A, make_ops("fp64", CPU)) / torch.linalg.eigvalsh(A)[-1])
+    assert 1.0 / (1.0 + scaling.headroom) <= ratio <= 1.0 + 1e-12
+
+
+@pytest.mark.parametrize("name", sorted(SCALINGS))
+def test_one_scalar_per_matrix_in_the_input_dtype(name: str) -> None:
+    stack = torch.stack([positive_definite(12, 1.0, seed) * 10.0**seed for seed in range(3)])[None].float()
+    before = stack.clone()
+    ops = make_ops("fp32", CPU)
+    values = get_scaling(name).function(stack, ops)
+    assert (values.shape, values.dtype) == ((1, 3, 1, 1), torch.float32)
+    assert torch.equal(stack, before)
+    for index in range(3):
+        alone = get_scaling(name).function(stack[0, index], ops)
+        torch.testing.assert_close(alone, values[0, index], rtol=1e-5, atol=0.0)
+
+
+def test_closed_forms() -> None:
+    A = torch.tensor([[2.0, -1.0], [-1.0, 3.0]], dtype=torch.float64)
+    ops = make_ops("fp64", CPU)
+    expected = {"frobenius": 15.0**0.5, "trace": 5.0, "gershgorin": 4.0}
+    squared = A @ A
+    expected["square"] = min(float(squared.norm()), float(squared.abs().sum(1).max())) ** 0.5
+    for name, value in expected.items():
+        assert float(get_scaling(name).function(A, ops)) == pytest.approx(value, rel=1e-12)
+
+
+def test_unknown_scaling_names_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'gershgorin'"):
+        get_scaling("gershgorn")
