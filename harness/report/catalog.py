@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from harness.records import Case
 
-DEFAULT_TARGETS = {"inverse_root": 1e-2, "inverse_apply": 1e-2, "polar": 0.2, "gemm": 1e-2}
+DEFAULT_TARGETS = {"inverse_root": 1e-2, "inverse_apply": 1e-2, "polar": 0.3, "gemm": 1e-2}
 """Relative error asked for where a manifest names none.
 
-1e-2 is what a preconditioner needs: below it the noise of the gradient dominates. 0.2 is the distance from the true
-polar factor that the published five-step Newton-Schulz sets reach on Gaussian input, and that Muon trains with.
+1e-2: a preconditioner built from noisy gradients gains nothing from a finer root. 0.3: the published five-step
+Newton-Schulz sets that Muon trains with leave singular values anywhere in about 0.7 .. 1.2; the shipped
+manifests agree.
 """
 
 FALLBACK_TARGET = 1e-2

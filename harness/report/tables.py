@@ -8,8 +8,8 @@ from typing import Generic, Literal, TypeVar
 
 from harness.records import CaseVerdict, Outcome
 from harness.report import format as text
-from harness.report.verdicts import BETTER, COLLAPSE_ABOVE, WORSE
-from harness.report.view import Choice, ErrorSpread, ResultRow, ShapeGroup, grouped
+from harness.report.verdicts import BETTER, WORSE
+from harness.report.view import COLLAPSE_ABOVE, Choice, ErrorSpread, ResultRow, ShapeGroup, grouped
 
 RowT = TypeVar("RowT")
 

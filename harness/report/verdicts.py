@@ -8,10 +8,7 @@ from dataclasses import dataclass
 from harness.records import CaseVerdict, Comparison, Verdict
 from harness.reference import reference_label
 from harness.report.format import code, count, listing, plain, ratio
-from harness.report.view import grouped, hierarchical
-
-COLLAPSE_ABOVE = 40
-"""Rows from which on a table is folded away."""
+from harness.report.view import COLLAPSE_ABOVE, grouped, hierarchical
 
 WORSE = (Verdict.REGRESSED, Verdict.LESS_ACCURATE, Verdict.TRADE, Verdict.BROKEN, Verdict.MISSING)
 """Verdicts that a reader must look at."""
@@ -170,6 +167,6 @@ def _control_mark(comparison: Comparison) -> Mark:
     by = ratio(comparison.control_correction)
     return Mark(
         short=f"corrected by {by}",
-        sentence=f"Control kernels, code that the project does not own, took {ratios} of the time they took in the "
-        f"reference: the machine itself changed. Ratios of cases executed like them were divided by {by}.",
+        sentence=f"Control kernels, code that the project does not own, took {ratios} times as long as in the "
+        f"reference: that is the machine's own change. Ratios of cases executed like them were divided by {by}.",
     )

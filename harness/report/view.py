@@ -11,6 +11,9 @@ from typing import Protocol, TypeVar
 from harness.records import Case, CaseSummary, Mode, Outcome, PlannedCase, Quality, RunSummary
 from harness.report.catalog import Catalog, MethodFacts, opponent_of, registry_facts, target_error
 
+COLLAPSE_ABOVE = 40
+"""Rows from which on a table is split or folded away."""
+
 MODE_ORDER = (Mode.GRAPH, Mode.COMPILE, Mode.EAGER)
 
 
@@ -106,6 +109,13 @@ class ShapeGroup:
     def rows(self) -> tuple[ResultRow, ...]:
         """Every row, in order."""
         return tuple(row for problem in self.problems for row in problem.rows)
+
+    @property
+    def parts(self) -> tuple[ShapeGroup, ...]:
+        """What is shown in one table each: the whole shape, or its problems one by one where it has many rows."""
+        if len(self.rows) <= COLLAPSE_ABOVE:
+            return (self,)
+        return tuple(replace(self, problems=(problem,)) for problem in self.problems)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ from harness.compare import FAILING
 from harness.records import Mode, Outcome, Quality, RunStatus, SourceIdentity, Verdict
 from harness.report.catalog import registry_facts
 from harness.report.markdown import render_comparison, render_run, write_report
-from harness.report.verdicts import BETTER, COLLAPSE_ABOVE, WORSE, bottom_line
-from harness.report.view import run_view
+from harness.report.verdicts import BETTER, WORSE, bottom_line
+from harness.report.view import COLLAPSE_ABOVE, run_view
 from harness.tests import report_cases as planted
 from harness.tests.factories import CPU, SOURCE_HASH
 
@@ -247,6 +247,21 @@ def test_long_tables_are_folded() -> None:
     assert "<details>" not in short
     assert long.count("<details>") == 2
     assert f"({len(rows)} rows)" in long
+
+
+def test_a_shape_of_many_rows_gets_a_table_per_problem() -> None:
+    paths = [
+        f"inverse_root/method{i}/fp32/512/{problem}" for problem in ("wishart", "spike") for i in range(COLLAPSE_ABOVE)
+    ]
+    rendered = render_run(
+        planted.run_summary([planted.ok(planted.case(path), 1e-4) for path in paths]),
+        None,
+        catalog=planted.planted_facts,
+    )
+    results = rendered[rendered.index("## Results") : rendered.index("## How the times were taken")]
+    assert results.count("| Problem | Method | Precision | Mode | Time |") == 2
+    assert results.count("<details>") == 2  # the figures few readers need, once per problem
+    assert results.count(f"({COLLAPSE_ABOVE} rows)") == 2
 
 
 def test_report_is_written_into_the_run_folder(tmp_path: Path) -> None:
