@@ -144,6 +144,15 @@ class TestMinimumDetectableEffect:
         deviation = differences.std(ddof=1)
         assert estimate.mde == pytest.approx((2.015048 + 0.919544) * deviation / math.sqrt(6), rel=1e-6)
 
+    def test_unchanged_asks_for_it_beside_the_interval(self) -> None:
+        """With 6 pairs MDE is 1.14 half widths: an interval that just fits into the band proves too little."""
+        pattern = np.array([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])  # se = pattern's deviation / sqrt(6) = 0.447
+        for share, unchanged in ((0.85, True), (0.95, False)):
+            scale = share * math.log1p(0.02) / (2.570582 * pattern.std(ddof=1) / math.sqrt(6))
+            estimate = stats.paired(np.exp(scale * pattern), np.ones(6))
+            assert estimate.high == pytest.approx(share * math.log1p(0.02))
+            assert bool(stats.is_unchanged(estimate, 0.02)) is unchanged
+
     def test_has_the_promised_power(self) -> None:
         """A slowdown of tau + MDE (of the true spread) is called with probability 0.8."""
         generator = np.random.default_rng(11)
