@@ -147,6 +147,10 @@ class Manifest(Record):
         """What messages call it: the file it was read from, else its name."""
         return self._origin or self.name
 
+    def place(self, index: int) -> str:
+        """What messages call a sweep: `quick.toml: sweep[1]`, or `the sweep` if it came from flags."""
+        return "the sweep" if self._origin is None else f"{self._origin}: sweep[{index}]"
+
     def to_toml(self) -> str:
         """The manifest as TOML, defaults left out; `parse_manifest` gives it back."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_defaults=True))

@@ -66,7 +66,7 @@ def _place(loc: list[int | str], origin: str | None) -> str:
     """`quick.toml: sweep[1].precision`, or `--precision`. The value says which element of a list is meant."""
     names = [part for part in loc if isinstance(part, str)]
     if origin is None:
-        return f"--{names[-1].replace('_', '-')}"
+        return f"--{names[-1].removesuffix('s') if names[-1] == 'options' else names[-1].replace('_', '-')}"
     text = ""
     for number, part in enumerate(loc):
         if isinstance(part, str):

@@ -76,9 +76,11 @@ def expand(manifest: Manifest, *, device_kind: DeviceKind, filter: str | None = 
         for planned in _sweep_cases(manifest, index, device_kind, left_out):
             case_id = planned.case.case_id
             if case_id in declared:
-                places = f"sweep[{declared[case_id][0]}] and sweep[{index}]"
-                places = f"sweep[{index}]" if declared[case_id][0] == index else places
-                raise UsageError(f"{manifest.origin}: {places}: case declared twice: {case_id}; remove or exclude one")
+                first = declared[case_id][0]
+                also = "" if first == index else f" and by sweep[{first}]"
+                raise UsageError(
+                    f"{manifest.place(index)}: case declared twice{also}: {case_id}; remove or exclude one"
+                )
             declared[case_id] = (index, planned)
     if not declared:
         kinds = sorted({sweep.device for sweep in manifest.sweep})
@@ -129,7 +131,7 @@ def _sweep_cases(
             yield _planned(manifest, sweep, case, device_kind).model_copy(update={"expect": outcome})
     if not found:
         reasons = "; ".join(f"{reason} ({count})" for reason, count in refused.most_common(4))
-        raise UsageError(f"{manifest.origin}: sweep[{index}] has no case on {DEVICE_WORDS[device_kind]}: {reasons}")
+        raise UsageError(f"{manifest.place(index)} has no case on {DEVICE_WORDS[device_kind]}: {reasons}")
     left_out.update(refused)
 
 

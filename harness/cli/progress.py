@@ -13,6 +13,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -59,6 +60,11 @@ class BarObserver:
         self._progress = progress
         self._done = 0
         self._task: TaskID = progress.add_task("run", total=None, launch="starting", case="")
+
+    @property
+    def tasks(self) -> list[Task]:
+        """The bar's state."""
+        return self._progress.tasks
 
     def launch_started(self, launch: int, total_launches: int, cases: int) -> None:
         """Launches to come are taken to have as many cases as this one: fewer only after failures or a resume."""

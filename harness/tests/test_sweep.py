@@ -226,7 +226,7 @@ def test_a_filter_narrows() -> None:
         ),
         (
             POLAR + POLAR,
-            "quick.toml: sweep[0] and sweep[1]: case declared twice: "
+            "quick.toml: sweep[1]: case declared twice and by sweep[0]: "
             "polar/polar_express/bf16/32x64/gaussian/eager; remove or exclude one",
         ),
         (
