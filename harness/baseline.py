@@ -7,6 +7,7 @@ runs of unchanged code lie apart.
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 import re
@@ -21,7 +22,7 @@ from harness.baseline_checks import inconsistencies, refusals
 from harness.baseline_files import METADATA, BaselineContent, from_folder, read_metadata, to_files
 from harness.baseline_merge import content_of, summary_of
 from harness.checksums import check_sums
-from harness.errors import BaselineError
+from harness.errors import BaselineError, UsageError
 from harness.records import CaseSummary, Outcome, RunRecord, RunSummary, SourceIdentity
 
 OFFICIAL_RUNS = 3
@@ -137,8 +138,26 @@ def load_baseline(root: Path, machine_class: str, manifest: str) -> RunSummary |
 
 
 def list_baselines(root: Path) -> tuple[Path, ...]:
-    """The folders of all baselines, sorted."""
-    return tuple(sorted(file.parent for file in root.glob(f"[!.]*/[!.]*/{METADATA}")))
+    """The folders of all baselines, sorted; a damaged one is listed too."""
+    return tuple(sorted(folder for folder in root.glob("[!.]*/[!.]*") if folder.is_dir()))
+
+
+def find_baseline(root: Path, name: str) -> Path:
+    """The folder of `MACHINE/MANIFEST`, or of `MANIFEST` where one machine class has it.
+
+    Raises:
+        UsageError: there is none, or there are several; the message names the nearest, or all of them.
+    """
+    known = {f"{folder.parent.name}/{folder.name}": folder for folder in list_baselines(root)}
+    fitting = [full for full in known if name in (full, known[full].name)]
+    if len(fitting) == 1:
+        return known[fitting[0]]
+    if fitting:
+        raise UsageError(f"several baselines are called {name!r}: {', '.join(fitting)}")
+    if not known:
+        raise UsageError(f"no baseline {name!r}: there is none in {root}")
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+    raise UsageError(f"no baseline {name!r} in {root}; the nearest is '{nearest}'")
 
 
 def baseline_folder(root: Path, machine_class: str, manifest: str) -> Path:

@@ -1,0 +1,102 @@
+"""Tables that several housekeeping commands print. Imported when a command runs, never with the command line."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+
+from rich.markup import escape
+from rich.table import Table
+
+from harness.records import CaseSummary, RunRecord, RunSummary, SourceIdentity
+from harness.report import format as text
+
+REVISION_DIGITS = 12
+
+
+def revision(source: SourceIdentity) -> str:
+    """The commit in short, `+` where the tree was dirty, or what is known of the sources."""
+    if source.revision is None:
+        return f"sources {source.source_hash[:8]}"
+    return source.revision[:REVISION_DIGITS] + ("+" if source.dirty else "")
+
+
+def runs_table(runs: list[RunRecord]) -> Table:
+    """One row per run."""
+    table = Table("run", "status", "machine", "revision", "cases", "launches", "remarks")
+    for run in runs:
+        remarks = [
+            *([f"filter {run.filter}"] if run.filter else []),
+            *([f"arm {run.arm}"] if run.arm else []),
+            *([f"imported from {run.imported_from}"] if run.imported_from else []),
+            *([run.note] if run.note else []),
+        ]
+        table.add_row(
+            run.run_id,
+            str(run.status),
+            run.machine.machine_class,
+            revision(run.source),
+            str(len(run.cases)),
+            str(run.launches),
+            escape("; ".join(remarks)),
+        )
+    return table
+
+
+def facts_table(summary: RunSummary, more: Mapping[str, str | None]) -> Table:
+    """Where a run or a baseline comes from, a row per fact; `more` facts come last."""
+    run = summary.run
+    software = run.software.model_dump()
+    facts: dict[str, str | None] = {
+        "run": ", ".join(summary.runs_merged) or run.run_id,
+        "created": run.created_at,
+        "status": str(run.status),
+        "manifest": run.manifest + (f", filter {run.filter}" if run.filter else ""),
+        "machine": f"{run.machine.model} ({run.machine.machine_class})",
+        "software": ", ".join(f"{name} {version}" for name, version in software.items() if version is not None),
+        "revision": revision(run.source),
+        "launches": str(run.launches),
+        "start-up of a worker": text.seconds(summary.startup_s),
+        "wall time of a launch": text.seconds(summary.launch_wall_s),
+        "inside timed samples": text.percent(summary.timed_share),
+        "imported from": run.imported_from,
+        "note": run.note,
+        **more,
+    }
+    table = Table(show_header=False, box=None)
+    for name, value in facts.items():
+        if value is not None:
+            table.add_row(name, escape(value))
+    return table
+
+
+def cases_table(summary: RunSummary) -> Table:
+    """One row per case: how it ended, its time, the spread between its launches and its median error."""
+    table = Table("case", "outcome", "time", "spread", "launches", "error", "peak memory")
+    for case_id, case in summary.cases.items():
+        medians = list(case.launch_medians_s.values())
+        typical = statistics.geometric_mean(medians) if medians else None
+        table.add_row(
+            case_id,
+            escape(_outcome(case)),
+            text.seconds(typical),
+            text.percent(_spread(medians)),
+            str(len(medians)),
+            text.error(_median_error(case)),
+            text.size(case.peak_bytes),
+        )
+    return table
+
+
+def _outcome(case: CaseSummary) -> str:
+    return f"{case.outcome}: {text.first_line(case.error, 80)}" if case.error else str(case.outcome)
+
+
+def _spread(medians_s: list[float]) -> float | None:
+    """Relative standard deviation between launches."""
+    return statistics.stdev(medians_s) / statistics.fmean(medians_s) if len(medians_s) >= 2 else None
+
+
+def _median_error(case: CaseSummary) -> float | None:
+    errors = [each.relative_error for each in case.quality if each.relative_error is not None]
+    return statistics.median(errors) if errors else None
