@@ -56,6 +56,10 @@ class Ops(Protocol):
         """A B for A, B symmetric whose product is known to be symmetric (they commute)."""
         ...
 
+    def symmetric_apply(self, S: Tensor, X: Tensor, *, beta: float) -> Tensor:
+        """beta X + S X for S (..., m, m) symmetric, X (..., m, n)."""
+        ...
+
     def symmetric_quadratic(self, A: Tensor, a: float, b: float, c: float) -> Tensor:
         """a I + b A + c A^2 for A symmetric."""
         ...

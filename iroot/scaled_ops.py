@@ -4,6 +4,11 @@ Both operands of a product are quantised on the spot, A ~ s_A A^ and B ~ s_B B^ 
 
     alpha A B + beta C  ~  alpha s_A s_B (A^ B^) + beta C.
 
+A symmetric operand of an iteration is close to a multiple of I, and its diagonal would use up the grid. So a multiple
+of I is split off exactly and the rest quantised. Orthogonality error of `newton_schulz`, 5 steps, Gaussian 1024 x 1024,
+CPU emulation, 2026-11 (bfloat16: 0.085): E4M3 0.105 with the split and 0.59 without, E5M2 0.133 and 921, INT8 0.088
+and 1.6e10. INT4 diverges either way.
+
 The iterates themselves are bfloat16 (on a CPU, for the emulated formats, float32 tensors of bfloat16 values).
 """
 
@@ -42,13 +47,22 @@ class ScaledOps(TorchOps):
         """A B for A, B symmetric: B^T stands for B, which saves a transposing copy."""
         return self._result(self._quantise_left(A), self._quantise_transposed(B))
 
-    def _quadratic(self, A: Tensor, b: float, c: float) -> Tensor:
-        left, right = self._with_own_transpose(A)
-        return self._result(left, right, C=A, alpha=c, beta=b)
+    def symmetric_apply(self, S: Tensor, X: Tensor, *, beta: float) -> Tensor:
+        """beta X + S X as (beta + mu) X + (S - mu I) X, mu = trace(S) / m, exact but for the last product."""
+        mu, rest = _split_diagonal(S)
+        product = self._product(self._quantise_left(rest), self._quantise_transposed(X.mT))
+        return self.cast(torch.mul(X, mu + beta).add_(product))
+
+    def symmetric_quadratic(self, A: Tensor, a: float, b: float, c: float) -> Tensor:
+        """a I + b A + c A^2 as (b + 2 c mu) A + (a - c mu^2) I + c (A - mu I)^2, mu = trace(A) / m."""
+        mu, rest = _split_diagonal(A)
+        left, right = self._with_own_transpose(rest)
+        result = torch.mul(A, b + 2.0 * c * mu).add_(self._product(left, right), alpha=c)
+        result.diagonal(dim1=-2, dim2=-1).add_((a - c * mu * mu).squeeze(-1))
+        return self.cast(result)
 
     def _multiply_add(self, A: Tensor, B: Tensor, C: Tensor | None, alpha: float, beta: float) -> Tensor:
-        right = self._quantise_transposed(B.mT.contiguous())
-        return self._result(self._quantise_left(A), right, C=C, alpha=alpha, beta=beta)
+        return self._result(self._quantise_left(A), self._quantise_transposed(B.mT), C=C, alpha=alpha, beta=beta)
 
     def _result(
         self, left: Quantised, right: Quantised, *, C: Tensor | None = None, alpha: float = 1.0, beta: float = 0.0
@@ -120,6 +134,15 @@ class Int8Ops(ScaledOps):
             )
         sums = _each_matrix(_int8_product, left, right)
         return sums * (left.scale * right.scale)
+
+
+def _split_diagonal(A: Tensor) -> tuple[Tensor, Tensor]:
+    """mu = trace(A) / m, (..., 1, 1), and A - mu I, both float32."""
+    rest = A.to(torch.float32, copy=True)
+    diagonal = rest.diagonal(dim1=-2, dim2=-1)
+    mu = diagonal.mean(-1, keepdim=True)
+    diagonal.sub_(mu)
+    return mu.unsqueeze(-1), rest
 
 
 def _float8_product(left: Quantised, right: Quantised) -> Tensor:

@@ -67,16 +67,17 @@ class TorchOps(ABC):
         """A B for A, B symmetric whose product is known to be symmetric (they commute)."""
         return self.matmul(A, B)
 
+    def symmetric_apply(self, S: Tensor, X: Tensor, *, beta: float) -> Tensor:
+        """beta X + S X for S symmetric."""
+        return self.matmul_add(S, X, X, beta=beta)
+
     def symmetric_quadratic(self, A: Tensor, a: float, b: float, c: float) -> Tensor:
         """a I + b A + c A^2 for A symmetric."""
-        result = self._quadratic(A, b, c)
-        if a != 0.0:
-            result.diagonal(dim1=-2, dim2=-1).add_(a)
+        result = self._multiply_add(A, A, A, c, b)
+        if a == 0.0:
+            return result
+        result.diagonal(dim1=-2, dim2=-1).add_(a)
         return self.cast(result)
-
-    def _quadratic(self, A: Tensor, b: float, c: float) -> Tensor:
-        """b A + c A^2 in new memory."""
-        return self._multiply_add(A, A, A, c, b)
 
     @abstractmethod
     def _multiply_add(self, A: Tensor, B: Tensor, C: Tensor | None, alpha: float, beta: float) -> Tensor:

@@ -73,7 +73,7 @@ def polar_factor(operands: Operands, ops: Ops, recipe: Recipe) -> Tensor:
 
 def _step(X: Tensor, A: Tensor, triple: OddQuintic, ops: Ops) -> Tensor:
     a, b, c = triple
-    return ops.matmul_add(ops.symmetric_quadratic(A, 0.0, b, c), X, X, beta=a)
+    return ops.symmetric_apply(ops.symmetric_quadratic(A, 0.0, b, c), X, beta=a)
 
 
 def _normalise_by_gram(X: Tensor, A: Tensor, margin: float, ops: Ops) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+# Matrices here are small, and several test processes share the cores: threads of their own make them wait for each
+# other (2 cores, load 11: 120 s instead of 10 s).
+torch.set_num_threads(1)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():

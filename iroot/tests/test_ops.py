@@ -103,12 +103,15 @@ def test_gram_and_symmetric_products(name: str) -> None:
         A = ops.gram(G)
         square = ops.symmetric_matmul(A, A)
         quadratic = ops.symmetric_quadratic(A, 2.0, -1.5, 0.01)
+        applied = ops.symmetric_apply(A, G, beta=0.5)
     G64, A64 = G.double(), A.double()
     assert_within(A, G64 @ G64.mT, product_bound(G64, G64.mT, name), name)
     asymmetry = (A64 - A64.mT).abs().max() / A64.abs().max()
     assert asymmetry <= 2 * product_bound(G64, G64.mT, name).max() / A64.abs().max() + 2 * result_roundoff(name)
     squared_bound = product_bound(A64, A64, name) + 2 * asymmetry * A64.abs() @ A64.abs()
     assert_within(square, A64 @ A64, squared_bound, name)
+    applied_bound = product_bound(A64, G64, name) + result_roundoff(name) * (A64.abs() @ G64.abs())
+    assert_within(applied, 0.5 * G64 + A64 @ G64, applied_bound, name)
     identity = torch.eye(32, dtype=torch.float64, device=DEVICE)
     rounded_twice = result_roundoff(name) * (1.5 * A64.abs() + 0.01 * A64.abs() @ A64.abs() + 2.0 * identity)
     reference = 2.0 * identity - 1.5 * A64 + 0.01 * A64 @ A64
@@ -136,6 +139,19 @@ def test_integer_operands_are_on_the_grid(name: str) -> None:
     product = ops.matmul(torch.eye(32, dtype=ops.storage, device=DEVICE), A).float()
     expected = dequantise(quantise(A, FORMATS[get_precision(name).operand], dtype=torch.float32))
     torch.testing.assert_close(product, expected, rtol=2 * 2.0**-8, atol=0.0)
+
+
+@pytest.mark.parametrize("name", [name for name in TESTED if name in QUANTISED])
+def test_a_multiple_of_the_identity_is_exact_in_symmetric_operations(name: str) -> None:
+    """50 I + E loses E to the grid when it is quantised as a whole; the scaled operations split 50 I off."""
+    ops = ops_of(name)
+    E = gaussian(32, 32)
+    A, X = 50.0 * torch.eye(32, dtype=torch.float64, device=DEVICE) + (E + E.mT) / 64, gaussian(32, 32, seed=1)
+    rest = A - A.diagonal().mean() * torch.eye(32, dtype=torch.float64, device=DEVICE)
+    # Float32 operands: the bfloat16 storage of A itself would hide the effect.
+    applied = ops.symmetric_apply(A.float(), X.float(), beta=-50.0)
+    mu = float(A.diagonal().mean())
+    assert_within(applied, (mu - 50.0) * X + rest @ X, product_bound(rest, X, name) + 2.0**-20, name)
 
 
 @pytest.mark.parametrize("name", TESTED)
