@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 PATIENCE_S = 10.0
 _FIRST_PAUSE_S = 0.005
 _LONGEST_PAUSE_S = 0.2
+_SIGNS_OF_USE = (
+    "Could not set lock",  # another process
+    "different configuration than existing",  # another thread of this process reads while this one writes, or so
+    "Unique file handle conflict",  # another thread is opening or closing the file at this moment
+)
+"""What DuckDB's messages say of a file in use: it has no exception of its own for it (seen with 2.0)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +203,7 @@ def execute(
 def _is_taken(error: duckdb.Error) -> bool:
     """Whether another connection, of this or another process, has the file open in a way that excludes ours."""
     text = str(error)
-    return "Could not set lock" in text or "different configuration than existing" in text
+    return any(sign in text for sign in _SIGNS_OF_USE)
 
 
 def _first_sentence(error: duckdb.Error) -> str:

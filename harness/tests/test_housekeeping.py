@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 from harness.baseline import load_baseline
 from harness.cli import housekeeping
 from harness.cli.baseline import baseline_app
+from harness.environment import source_identity
 from harness.errors import BaselineError, StoreError, UsageError
 from harness.paths import run_folder
 from harness.records import RunStatus, RunSummary
@@ -160,6 +161,48 @@ def test_a_refused_promotion_says_why(store: Path, tmp_path: Path) -> None:
     assert isinstance(result.exception, BaselineError)
     assert "is interrupted, not complete" in str(result.exception)
     assert not (tmp_path / "b").exists()
+
+
+def _git(checkout: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(checkout), "-c", "user.name=t", "-c", "user.email=t@t", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small git checkout of the project, which is the working directory."""
+    root = tmp_path / "checkout"
+    for name in ("iroot", "harness", "baselines"):
+        (root / name).mkdir(parents=True)
+        (root / name / "__init__.py").write_text("")
+    (root / "pyproject.toml").write_text('[project]\nname = "iroot"\n')
+    _git(root, "init", "--quiet")
+    _git(root, "add", ".")
+    _git(root, "commit", "--quiet", "--message", "first")
+    monkeypatch.chdir(root)
+    return root
+
+
+def test_a_run_of_a_copied_tree_is_imported_and_promoted(checkout: Path, tmp_path: Path) -> None:
+    copied = source_identity(checkout).model_copy(update={"revision": None, "dirty": None})
+    run = make.make_run(make.make_cases(2), launches=2, source=copied, status=RunStatus.COMPLETE)
+    away, here = tmp_path / "away.duckdb", tmp_path / "here.duckdb"
+    Store(away).import_run(run, make.make_launches(run))
+    _good("export", "latest", "--to", tmp_path / "out", "--store", away)
+    _good("import", tmp_path / "out", "--store", here)
+    promote = ("baseline", "promote", "latest", "--reason", "r", "--store", here)
+
+    (checkout / "iroot" / "new.py").write_text("x = 1\n")
+    assert "the checkout to check it against is dirty" in str(_call(*promote).exception)
+    _git(checkout, "add", ".")
+    _git(checkout, "commit", "--quiet", "--message", "second")
+    assert "check out the commit that was measured" in str(_call(*promote).exception)
+    _git(checkout, "revert", "--no-edit", "HEAD")
+    _good(*promote)
+    baseline = load_baseline(checkout / "baselines", H100, "quick")
+    assert baseline is not None
+    assert baseline.run.source == source_identity(checkout).model_copy(update={"dirty": False})
+    assert baseline.run.source.revision == _git(checkout, "rev-parse", "HEAD")
 
 
 def test_importing_the_commands_is_cheap() -> None:

@@ -6,7 +6,7 @@ import hashlib
 import math
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import duckdb
@@ -432,13 +432,47 @@ def test_a_crash_inside_a_transaction_leaves_the_state_before(store: Store) -> N
     assert store.launches(run.run_id) == [make.make_launch(run, number) for number in (1, 2)]
 
 
+_CRASH_AFTER_COMMIT = """
+import os, sys
+from pathlib import Path
+from harness.store import Store
+from harness.store.database import Database
+from harness.tests import factories as make
+class Dying(Database):
+    def writing(self, **options):
+        entered = super().writing(**options)
+        class Commit:
+            def __enter__(self):
+                self.connection = entered.__enter__()
+                return self.connection
+            def __exit__(self, *_):
+                self.connection.commit()
+                os._exit(9)  # the file is not closed: what was committed stands in the write-ahead log
+        return Commit()
+store = Store(Path(sys.argv[1]))
+store._database = Dying(store.path)
+store.ingest_launch(make.make_launch(make.make_run(), 2))
+"""
+
+
+def test_a_crash_after_the_commit_loses_nothing(store: Store) -> None:
+    run = make.make_run()
+    store.create_run(run)
+    ended = subprocess.run([sys.executable, "-c", _CRASH_AFTER_COMMIT, str(store.path)], check=False)
+    assert ended.returncode == 9
+    assert store.path.with_name(store.path.name + ".wal").exists()
+    assert store.launches(run.run_id) == [make.make_launch(run, 2)]
+    store.ingest_launch(make.make_launch(run, 1))
+    assert store.launches(run.run_id) == [make.make_launch(run, number) for number in (1, 2)]
+
+
 _READ = """
 import sys
 from pathlib import Path
 from harness.store import Store
 store = Store(Path(sys.argv[1]))
 print("ready", flush=True)
-seen = [len(store.measured(sys.argv[2])) for _ in range(25)]
+seen = [len(store.measured(sys.argv[2])) for _ in range(15)]
 assert seen == sorted(seen), seen
 assert all(count % 4 == 0 for count in seen), seen
 print(seen[-1])
@@ -447,23 +481,21 @@ print(seen[-1])
 
 def test_readers_of_other_processes_and_threads_while_writing(store: Store) -> None:
     """Every reader gets in, and sees whole launches only."""
-    run = make.make_run(launches=12)
+    run = make.make_run(launches=8)
     store.create_run(run)
     command = [sys.executable, "-c", _READ, str(store.path), run.run_id]
-    reader = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert reader.stdout is not None
-    assert reader.stdout.readline() == "ready\n"
-    counts: list[int] = []
-    thread = threading.Thread(target=lambda: counts.extend(len(store.measured(run.run_id)) for _ in range(25)))
-    thread.start()
-    for launch in make.make_launches(run):
-        store.ingest_launch(launch)
-    thread.join()
-    output, _ = reader.communicate(timeout=60)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader, ThreadPoolExecutor() as pool:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "ready\n"
+        reading = pool.submit(lambda: [len(store.measured(run.run_id)) for _ in range(15)])
+        for launch in make.make_launches(run):
+            store.ingest_launch(launch)
+        counts = reading.result()
+        output = reader.stdout.read()
     assert reader.returncode == 0, output
     assert counts == sorted(counts)
     assert all(count % 4 == 0 for count in counts)
-    assert len(store.measured(run.run_id)) == 13 * 4
+    assert len(store.measured(run.run_id)) == 9 * 4
 
 
 _HOLD = """
@@ -477,12 +509,11 @@ sys.stdin.read()
 def test_a_file_held_too_long_is_an_error_that_names_the_holder(store: Store) -> None:
     run = _filled(store)
     command = [sys.executable, "-c", _HOLD, str(store.path)]
-    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "held\n"
     impatient = Store(store.path, patience_s=0.1)
-    for call in (lambda: impatient.runs(), lambda: impatient.finish_run(run.run_id, RunStatus.FAILED)):
-        with pytest.raises(StoreError, match=rf"in use, waited 0.1 s: .*PID {holder.pid}"):
-            call()
-    holder.communicate("")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        for call in (lambda: impatient.runs(), lambda: impatient.finish_run(run.run_id, RunStatus.FAILED)):
+            with pytest.raises(StoreError, match=rf"in use, waited 0.1 s: .*PID {holder.pid}"):
+                call()
     assert impatient.run("latest") == run
