@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -14,16 +15,18 @@ Multiplier = Callable[[Ops, Tensor], Tensor]
 """(ops, Y) -> B."""
 
 
-def iterate(ops: Ops, Y: Tensor, p: int, multipliers: Sequence[Multiplier]) -> Tensor:
-    """X = B_1 B_2 ... B_T, about Y^(-1/p). The first X is B_1 itself, and the last Y is not formed."""
-    X = None
+def factors(ops: Ops, Y: Tensor, p: int, multipliers: Sequence[Multiplier]) -> Iterator[Tensor]:
+    """B_1, B_2, ..., B_T, whose product is about Y^(-1/p); the last Y is not formed."""
     for t, multiplier in enumerate(multipliers):
         B = multiplier(ops, Y)
-        X = B if X is None else ops.symmetric_matmul(X, B)
+        yield B
         if t < len(multipliers) - 1:
             Y = ops.symmetric_matmul(Y, power(ops, B, p))
-    assert X is not None
-    return X
+
+
+def iterate(ops: Ops, Y: Tensor, p: int, multipliers: Sequence[Multiplier]) -> Tensor:
+    """X = B_1 B_2 ... B_T, about Y^(-1/p)."""
+    return functools.reduce(ops.symmetric_matmul, factors(ops, Y, p, multipliers))
 
 
 def multipliers(schedule: Schedule) -> tuple[Multiplier, ...]:

@@ -101,6 +101,29 @@ def restore(X: Tensor, scale: Tensor, p: int, dtype: torch.dtype) -> Tensor:
     return ((wide + wide.mT) * (0.5 * scale ** (-1.0 / p))).to(dtype)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """B / scale in the storage format, scale the largest column norm: A^(-1/p) B then fits where A^(-1/p) does."""
+
+    Z: Tensor
+    scale: Tensor
+
+
+def normalise_columns(operands: Operands, ops: Ops) -> Columns:
+    """B divided by a scalar per matrix, computed on the device, before it is rounded."""
+    B = right_hand_side(operands)
+    wide = B.to(torch.promote_types(B.dtype, torch.float32))
+    scale = torch.linalg.vector_norm(wide, dim=-2, keepdim=True).amax(-1, keepdim=True)
+    # A zero B stays zero: 0 / tiny.
+    scale = scale.clamp_min(torch.finfo(wide.dtype).tiny)
+    return Columns(Z=ops.cast(wide / scale), scale=scale)
+
+
+def restore_columns(Z: Tensor, scale: Tensor, columns: Columns, p: int, dtype: torch.dtype) -> Tensor:
+    """scale^(-1/p) times the columns' scale times Z, in the dtype of the posed problem."""
+    return (Z.to(scale.dtype) * (scale ** (-1.0 / p) * columns.scale)).to(dtype)
+
+
 def target(requested: float | None, precision: str) -> float:
     """The requested schedule error, or the precision's own."""
     return requested if requested is not None else target_for(get_precision(precision).unit_roundoff)

@@ -62,3 +62,13 @@ def test_error_falls_with_degree_and_scales_with_the_interval() -> None:
 def test_wrong_arguments_are_refused(p: int, lower: float, upper: float, degree: int) -> None:
     with pytest.raises(InvalidInputError, match="must"):
         minimax(p, lower, upper, degree)
+
+
+@pytest.mark.parametrize(("p", "lower", "degree"), [(1, 1e-2, 16), (2, 1e-2, 40), (4, 1e-3, 60)])
+def test_high_degrees_alternate_too(p: int, lower: float, degree: int) -> None:
+    best = minimax(p, lower, 1.0, degree)
+    z = (2.0 * np.array(best.extrema) - 1.0 - lower) / (1.0 - lower)
+    errors = _errors(p, lower, degree, np.clip(z, -1.0, 1.0))
+    assert len(errors) == degree + 2
+    assert np.all(errors[1:] * errors[:-1] < 0)
+    assert np.ptp(np.abs(errors)) <= 1e-5 * best.error
