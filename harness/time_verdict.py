@@ -330,5 +330,5 @@ def _known(value: float) -> float | None:
 
 
 def percent(fraction: float) -> str:
-    """`2.0 %`."""
-    return f"{100 * fraction:.1f} %"
+    """`2.0 %`; beyond a factor of ten the digits say nothing any more."""
+    return f"{100 * fraction:.1f} %" if fraction < 10 else "over 1000 %"

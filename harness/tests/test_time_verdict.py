@@ -50,6 +50,10 @@ class TestTime:
         assert row.mde is not None
         assert row.reason == f"MDE {100 * row.mde:.1f} % > tau 3.4 %; more launches needed"
 
+    def test_hopeless_noise_is_not_printed_to_the_digit(self) -> None:
+        row = judge(Side(noise=4.0), Side(noise=4.0), kind="run")
+        assert row.reason == "MDE over 1000 % > tau 3.4 %; more launches needed"
+
     @pytest.mark.parametrize(
         ("candidate", "reference", "kind", "reason"),
         [
