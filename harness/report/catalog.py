@@ -94,6 +94,12 @@ def opponent_of(task: str) -> Opponent | None:
     return next((opponent for opponent in OPPONENTS if opponent.task == task), None)
 
 
+def is_opponent(case: Case) -> bool:
+    """Whether a case runs the recipe that its task's times are set against."""
+    opponent = opponent_of(case.task)
+    return opponent is not None and case.method == opponent.method and case.precision in opponent.precisions
+
+
 def task_formula(task: str) -> str | None:
     """What a task computes, or None for a task that is not known (any more)."""
     from iroot.registry import TASKS

@@ -15,7 +15,7 @@ from harness.paths import run_folder
 from harness.records import Comparison, RunRecord, RunSummary
 from harness.report import format as text
 from harness.report import notes, tables
-from harness.report.catalog import OPPONENTS, Catalog, registry_facts, task_formula
+from harness.report.catalog import Catalog, is_opponent, registry_facts, task_formula
 from harness.report.tables import Column, Table, build
 from harness.report.verdicts import ComparisonView, comparison_view
 from harness.report.view import RunView, grouped, run_view
@@ -164,15 +164,16 @@ def _date(created_at: str) -> str:
 
 
 def _opponents(view: RunView) -> str:
-    if all(row.vs_opponent is None for row in view.rows):
-        return ""
-    shown = {row.case.task for row in view.rows if row.vs_opponent is not None}
-    names = [
-        f"{text.code(opponent.method)} in {opponent.precisions[0]} for {text.code(opponent.task)}"
-        for opponent in OPPONENTS
-        if opponent.task in shown
-    ]
-    return text.listing(names)
+    """The rows that are 1.00: the precision depends on what the machine has."""
+    found = {
+        (
+            row.case.task,
+            row.case.precision,
+        ): f"{text.code(row.case.method)} in {row.case.precision} for {text.code(row.case.task)}"
+        for row in view.rows
+        if row.vs_opponent == 1.0 and not row.case.options and is_opponent(row.case)
+    }
+    return text.listing(list(found.values()))
 
 
 # --- machine, software, methods ---------------------------------------------------------------------------------------

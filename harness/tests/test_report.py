@@ -264,6 +264,12 @@ def test_a_shape_of_many_rows_gets_a_table_per_problem() -> None:
     assert results.count(f"({COLLAPSE_ABOVE} rows)") == 2
 
 
+def test_legend_names_the_opponent_that_was_measured() -> None:
+    emulated = planted.ok(planted.case("polar/you_newton_schulz/bf16_emulated/64x64/gaussian", mode=Mode.EAGER), 1e-3)
+    rendered = render_run(planted.run_summary([emulated]), None, catalog=planted.planted_facts)
+    assert "same problem and mode (1.00): `you_newton_schulz` in bf16_emulated for `polar`." in rendered
+
+
 def test_report_is_written_into_the_run_folder(tmp_path: Path) -> None:
     summary = planted.run_summary([planted.ok(planted.case(ROOT.format("coupled_pe/fp32")), 1e-4)])
     path = write_report(summary, None, store=tmp_path / "store.duckdb")
