@@ -170,8 +170,9 @@ def _each_matrix(product: Callable[[Quantised, Quantised], Tensor], left: Quanti
 
 
 def _matrices(batch: Quantised) -> Iterator[Quantised]:
-    values, scales = batch.values.flatten(0, -3), batch.scale.flatten(0, -3)
-    return (Quantised(v, s) for v, s in zip(values.unbind(), scales.unbind(), strict=True))
+    """The matrices one by one. cuBLASLt wants each scale at a multiple of 16 bytes: a slice of a vector is refused."""
+    values, scales = batch.values.flatten(0, -3), batch.scale.reshape(-1, 1).expand(-1, 4).contiguous()
+    return (Quantised(v, s[:1, None]) for v, s in zip(values.unbind(), scales.unbind(), strict=True))
 
 
 def make_scaled_ops(precision: Precision, device: torch.device) -> ScaledOps:

@@ -26,8 +26,8 @@ from iroot.schedules import OddQuintic
 Normalisation = Literal["gram", "frobenius"]
 NORMALISATIONS: tuple[Normalisation, ...] = ("gram", "frobenius")
 
-# A normalised matrix has ||X||_F = 1 and at least ||X X^T||_F^(1/2) = rank^(-1/4); only a zero matrix reaches this.
-_LARGEST_RESCALE = 1e6
+# Of X X^T for ||X||_F = 1 the Frobenius norm is at least rank^(-1/2); only a zero matrix is below this.
+_SMALLEST_GRAM_NORM = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +40,15 @@ class Recipe:
             ||G G^T||_F^(1/2) <= ||G||_F, which costs no product, because the first step needs G G^T anyway.
         margin: factor on the bound, >= 1.
         epsilon: added to ||G||_F where a published recipe does so; a tiny G is then not normalised.
+        norm_dtype: what ||G||_F is summed in. Squares of ordinary bfloat16 and float32 values leave float32's range;
+            published recipes use it nevertheless.
     """
 
     coefficients: tuple[OddQuintic, ...]
     normalisation: Normalisation = "frobenius"
     margin: float = 1.0
     epsilon: float = 0.0
+    norm_dtype: torch.dtype = torch.float64
 
 
 def polar_factor(operands: Operands, ops: Ops, recipe: Recipe) -> Tensor:
@@ -57,9 +60,7 @@ def polar_factor(operands: Operands, ops: Ops, recipe: Recipe) -> Tensor:
     G = require_matrix(operands)
     tall = G.shape[-2] > G.shape[-1]
     X = ops.cast(G.mT if tall else G)
-    frobenius = _frobenius_norm(X) * (recipe.margin if recipe.normalisation == "frobenius" else 1.0)
-    scale = (1.0 / (frobenius + recipe.epsilon)).clamp_max(torch.finfo(torch.float32).max)
-    X = ops.cast(torch.mul(X, scale.to(_scale_dtype(X)), out=torch.empty_like(X)))
+    X = _normalise(X, recipe, ops)
     A = ops.gram(X)
     if recipe.normalisation == "gram":
         # The rounded product may be too small by a factor 1 - 2 u, and its root by 1 - u.
@@ -76,21 +77,32 @@ def _step(X: Tensor, A: Tensor, triple: OddQuintic, ops: Ops) -> Tensor:
     return ops.symmetric_apply(ops.symmetric_quadratic(A, 0.0, b, c), X, beta=a)
 
 
+def _normalise(X: Tensor, recipe: Recipe, ops: Ops) -> Tensor:
+    """X / (margin ||X||_F + epsilon) in one pass; `gram` applies its margin later."""
+    working = torch.promote_types(X.dtype, torch.float32)
+    bound = _frobenius_norm(X, torch.promote_types(X.dtype, recipe.norm_dtype))
+    if recipe.normalisation == "frobenius" and recipe.margin != 1.0:
+        bound = bound * recipe.margin
+    if recipe.epsilon:
+        bound = bound + recipe.epsilon
+    else:
+        # Zero stays zero; a norm beyond the working format leaves X too large, which shows, instead of zero.
+        limits = torch.finfo(working)
+        bound = bound.clamp(limits.tiny, limits.max).to(working)
+    return ops.cast(torch.div(X, bound, out=torch.empty_like(X)))
+
+
 def _normalise_by_gram(X: Tensor, A: Tensor, margin: float, ops: Ops) -> tuple[Tensor, Tensor]:
-    """X / bound and A / bound^2 for bound = margin ||A||_F^(1/2) >= sigma_max(X), A = X X^T."""
-    rescale = (1.0 / (margin * _frobenius_norm(A).sqrt())).clamp_max(_LARGEST_RESCALE).to(_scale_dtype(X))
-    return ops.cast(X.mul_(rescale)), ops.cast(A.mul_(rescale * rescale))
+    """X / bound and A / bound^2 for bound = margin ||A||_F^(1/2) >= sigma_max(X), A = X X^T; in place."""
+    norm = _frobenius_norm(A, torch.promote_types(A.dtype, torch.float32))
+    square = (norm * margin**2).clamp_min(_SMALLEST_GRAM_NORM)
+    return ops.cast(X.mul_(square.rsqrt())), ops.cast(A.div_(square))
 
 
-def _frobenius_norm(X: Tensor) -> Tensor:
-    """||X||_F (..., 1, 1), summed in float64: squares of ordinary 16- and 32-bit values leave float32's range."""
-    norm: Tensor = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True, dtype=torch.float64)
+def _frobenius_norm(X: Tensor, dtype: torch.dtype) -> Tensor:
+    """||X||_F (..., 1, 1), summed in `dtype`. As a tensor with dimensions it also sets the dtype X is divided in."""
+    norm: Tensor = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True, dtype=dtype)
     return norm
-
-
-def _scale_dtype(X: Tensor) -> torch.dtype:
-    """Scale factors are float32 at least; as (..., 1, 1) tensors they make the product float32 before its rounding."""
-    return torch.promote_types(X.dtype, torch.float32)
 
 
 def polar_flops(workload: Workload, recipe: Recipe) -> float:

@@ -5,6 +5,7 @@ The recipe as published: X = G / (||G||_F + 1e-7); per step A = X X^T, B = b A +
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from iroot.methods._polar import Recipe, polar_bytes, polar_factor, polar_flops
@@ -14,7 +15,7 @@ from iroot.registry import MethodSpec, NoOptions, Operands, register
 from iroot.schedules import named_table
 
 _TABLE = named_table("keller_jordan")
-_RECIPE = Recipe(coefficients=_TABLE.take(5), epsilon=1e-7)
+_RECIPE = Recipe(coefficients=_TABLE.take(5), epsilon=1e-7, norm_dtype=torch.float32)
 
 
 def jordan_newton_schulz(operands: Operands, ops: Ops, options: NoOptions) -> Tensor:

@@ -6,6 +6,7 @@ entry of the table, the eighth, so a five-step run is deflated throughout).
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from iroot.methods._polar import Recipe, polar_bytes, polar_factor, polar_flops
@@ -19,6 +20,7 @@ _RECIPE = Recipe(
     coefficients=tuple(deflate(triple, _TABLE.safety) for triple in _TABLE.coefficients[:5]),
     margin=_TABLE.safety,
     epsilon=1e-7,
+    norm_dtype=torch.float32,
 )
 
 

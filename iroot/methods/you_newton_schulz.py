@@ -6,6 +6,7 @@ set against: X = G / (||G||_F + 1e-7); per step A = X X^T, B = b A + c A A, X = 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from iroot.methods._polar import Recipe, polar_bytes, polar_factor, polar_flops
@@ -15,7 +16,7 @@ from iroot.registry import MethodSpec, NoOptions, Operands, register
 from iroot.schedules import named_table
 
 _TABLE = named_table("jiacheng_you")
-_RECIPE = Recipe(coefficients=_TABLE.take(5), epsilon=1e-7)
+_RECIPE = Recipe(coefficients=_TABLE.take(5), epsilon=1e-7, norm_dtype=torch.float32)
 
 
 def you_newton_schulz(operands: Operands, ops: Ops, options: NoOptions) -> Tensor:
