@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from harness.judge.problems import PROBLEMS
 from harness.manifest import DeviceKind
 from harness.records import Case, PlannedCase
+from iroot.errors import IrootError
 from iroot.precision import PRECISIONS
 from iroot.registry import TASKS, MethodSpec, Workload, get_method
 
@@ -29,7 +30,9 @@ class _Machine:
     factorisation_rate: float
     """FLOP/s of eigh and svd."""
     pose_rate: float
-    """FLOP/s at which problems are posed (products and QR of n x n)."""
+    """FLOP/s at which prescribed spectra are put on a basis, in float64."""
+    draw_rate: float
+    """Normal numbers per second, in float64."""
     judge_rate: float
     """FLOP/s at which float64 references are computed."""
     operand_rates: dict[str, float]
@@ -42,7 +45,8 @@ _MACHINES: dict[DeviceKind, _Machine] = {
         product_s=7e-6,
         bytes_per_s=2.5e12,
         factorisation_rate=1.2e12,
-        pose_rate=4e12,
+        pose_rate=2e13,
+        draw_rate=1e10,
         judge_rate=0.6e12,
         operand_rates={
             "float64": 50e12,
@@ -61,13 +65,19 @@ _MACHINES: dict[DeviceKind, _Machine] = {
         product_s=2e-5,
         bytes_per_s=1e10,
         factorisation_rate=2e10,
-        pose_rate=3e10,
+        pose_rate=2e10,
+        draw_rate=5e7,
         judge_rate=1e10,
         operand_rates={"float64": 5e10},
     ),
 }
 _SLOWEST_KNOWN: dict[DeviceKind, float] = {"cuda": 50e12, "cpu": 1e11}
 """FLOP/s of a format without a row above: simulated and emulated ones run in a wider format."""
+
+_DRAWN = frozenset({"gaussian", "row_heterogeneous", "levy"})
+"""Problems whose entries are drawn one by one."""
+_JUDGE_UNITS = {"spd": 12.0, "rectangular": 4.0}
+"""What a float64 reference and the errors cost, in products: an eigendecomposition, or a Gram matrix and its."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +91,8 @@ class Estimate:
     total_s: float
 
 
-def call_seconds(case: Case, device_kind: DeviceKind) -> float:
-    """One call of a case."""
+def call_seconds(case: Case, device_kind: DeviceKind) -> float | None:
+    """One call of a case; None where the method refuses it (it will be `unsupported`)."""
     machine, spec = _MACHINES[device_kind], get_method(case.task, case.method)
     options = spec.make_options(dict(case.options))
     work = Workload(
@@ -94,7 +104,10 @@ def call_seconds(case: Case, device_kind: DeviceKind) -> float:
         p=case.p,
         lower=PROBLEMS[case.problem].lower(TASKS[case.task].operand, case.m, case.n),
     )
-    flops = spec.flops(work, options)
+    try:
+        flops = spec.flops(work, options)
+    except IrootError:
+        return None
     products = flops / (2.0 * case.m * case.n * (case.k or min(case.m, case.n)) * case.batch)
     moved = spec.bytes_moved(work, options) / machine.bytes_per_s
     return flops / _rate(spec, case, device_kind) + moved + max(products, 1.0) * machine.product_s
@@ -104,7 +117,9 @@ def launch_seconds(planned: PlannedCase, device_kind: DeviceKind) -> float:
     """One case in one timed launch: posing, the first call, warm-up and samples."""
     machine, timing = _MACHINES[device_kind], planned.timing
     call = call_seconds(planned.case, device_kind)
-    posing = timing.input_sets * _pose_flops(planned.case) / machine.pose_rate
+    if call is None:
+        return 0.0  # the quality pass finds out, once
+    posing = timing.input_sets * _posing_seconds(planned.case, machine)
     measured = timing.warmup_s + timing.samples * max(timing.min_sample_s, call)
     return machine.case_s + posing + 3 * call + measured
 
@@ -112,9 +127,10 @@ def launch_seconds(planned: PlannedCase, device_kind: DeviceKind) -> float:
 def quality_seconds(planned: PlannedCase, device_kind: DeviceKind) -> float:
     """One case in the quality pass: every seed posed, solved, and judged by a float64 reference."""
     machine, case = _MACHINES[device_kind], planned.case
-    posing = _pose_flops(case) / machine.pose_rate
-    judging = 2 * _pose_flops(case) / machine.judge_rate
-    return machine.case_s + planned.seeds * (call_seconds(case, device_kind) + posing + judging)
+    posing = _posing_seconds(case, machine)
+    judging = 0.0 if case.task == "copy" else _JUDGE_UNITS[TASKS[case.task].operand] * _unit(case) / machine.judge_rate
+    call = call_seconds(case, device_kind) or 0.0
+    return machine.case_s + planned.seeds * (call + posing + judging)
 
 
 def estimate(plan: Iterable[PlannedCase], *, launches: int, device_kind: DeviceKind) -> Estimate:
@@ -134,6 +150,12 @@ def _rate(spec: MethodSpec, case: Case, device_kind: DeviceKind) -> float:
     return machine.operand_rates.get(precision.operand, _SLOWEST_KNOWN[device_kind])
 
 
-def _pose_flops(case: Case) -> float:
-    """About what a QR or a Gram product of the operand takes."""
-    return 4.0 * case.m * case.n * min(case.m, case.n) * case.batch
+def _posing_seconds(case: Case, machine: _Machine) -> float:
+    """Random numbers, and two products for a prescribed spectrum."""
+    drawn = case.m * case.n * case.batch / machine.draw_rate
+    return drawn if case.problem in _DRAWN else drawn + 2 * _unit(case) / machine.pose_rate
+
+
+def _unit(case: Case) -> float:
+    """FLOP of one product of the operand with a square matrix of its rank."""
+    return 2.0 * case.m * case.n * min(case.m, case.n) * case.batch

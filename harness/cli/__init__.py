@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import compare, report, run
+from harness.cli import ab, baseline, compare, housekeeping, report, run
 from harness.cli.common import errors_console
 from harness.errors import ExitCode, HarnessError
 
@@ -34,6 +34,13 @@ app.add_typer(bench)
 bench.command("run")(run.run)
 bench.command("compare")(compare.compare)
 bench.command("report")(report.report)
+bench.command("ab")(ab.ab)
+bench.command("runs")(housekeeping.runs)
+bench.command("show")(housekeeping.show)
+bench.command("export")(housekeeping.export)
+bench.command("import")(housekeeping.import_)
+bench.command("gc")(housekeeping.gc)
+bench.add_typer(baseline.baseline_app)
 
 
 def _print_version(wanted: bool) -> None:

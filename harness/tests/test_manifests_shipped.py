@@ -1,0 +1,135 @@
+"""Every shipped manifest plans on both kinds of device, within its budget, and covers what it says it covers."""
+
+from __future__ import annotations
+
+import tomllib
+from functools import cache
+
+import pytest
+
+from harness.estimate import call_seconds, estimate
+from harness.manifest import MANIFESTS_FOLDER, DeviceKind, load_manifest, parse_manifest, shipped_manifests
+from harness.records import Case, Mode, PlannedCase
+from harness.sweep import plan
+from iroot.precision import PRECISIONS
+from iroot.registry import TASKS, methods
+
+KINDS: tuple[DeviceKind, ...] = ("cuda", "cpu")
+EVERY = [(name, kind) for name in ("production", "quick", "reference", "smoke") for kind in KINDS]
+
+
+@cache
+def planned(name: str, kind: DeviceKind) -> tuple[PlannedCase, ...]:
+    return plan(load_manifest(name), device_kind=kind)
+
+
+def cases(name: str, kind: DeviceKind) -> list[Case]:
+    return [item.case for item in planned(name, kind) if not item.control]
+
+
+def has_unit(kind: DeviceKind, precision: str) -> bool:
+    row = PRECISIONS[precision]
+    return row.cpu if kind == "cpu" else row.capability is not None
+
+
+def test_the_shipped_manifests() -> None:
+    assert shipped_manifests() == ("production", "quick", "reference", "smoke")
+
+
+@pytest.mark.parametrize("name", shipped_manifests())
+def test_says_its_name_and_what_it_is_and_round_trips(name: str) -> None:
+    manifest = load_manifest(name)
+    assert manifest.name == name
+    assert tomllib.loads((MANIFESTS_FOLDER / f"{name}.toml").read_text())["name"] == name
+    assert manifest.description
+    assert parse_manifest(manifest.to_toml(), origin=manifest.origin) == manifest
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "least", "most"),
+    [
+        ("smoke", "cuda", 6, 10),
+        ("smoke", "cpu", 6, 10),
+        ("quick", "cuda", 60, 80),
+        ("quick", "cpu", 40, 60),
+        ("production", "cuda", 400, 500),
+        ("production", "cpu", 150, 300),
+        ("reference", "cuda", 60, 120),
+        ("reference", "cpu", 10, 40),
+    ],
+)
+def test_number_of_cases(name: str, kind: DeviceKind, least: int, most: int) -> None:
+    assert least <= len(cases(name, kind)) <= most
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "launch_s", "total_s"),
+    [("smoke", "cpu", 4, 20), ("quick", "cpu", 10, 90), ("quick", "cuda", 15, 120), ("production", "cuda", 60, 900)],
+)
+def test_estimated_time_is_within_the_budget(name: str, kind: DeviceKind, launch_s: float, total_s: float) -> None:
+    expected = estimate(planned(name, kind), launches=load_manifest(name).launches, device_kind=kind)
+    assert expected.launch_s < launch_s
+    assert expected.total_s < total_s
+
+
+@pytest.mark.parametrize(("name", "kind"), EVERY)
+def test_no_method_refuses_a_case(name: str, kind: DeviceKind) -> None:
+    refused = [item.case.case_id for item in planned(name, kind) if call_seconds(item.case, kind) is None]
+    assert refused == []
+
+
+@pytest.mark.parametrize(("name", "kind"), EVERY)
+def test_every_case_has_a_precision_the_kind_of_device_has(name: str, kind: DeviceKind) -> None:
+    names = {case.precision for case in cases(name, kind)}
+    assert [precision for precision in names if not has_unit(kind, precision)] == []
+
+
+@pytest.mark.parametrize(("name", "kind"), [pair for pair in EVERY if pair[0] != "reference"])
+def test_all_but_the_reference_manifest_meet_every_task(name: str, kind: DeviceKind) -> None:
+    assert {item.case.task for item in planned(name, kind)} == set(TASKS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_production_covers_every_method_root_and_precision(kind: DeviceKind) -> None:
+    covered = cases("production", kind)
+    specs = [spec for spec in methods() if spec.role != "control"]
+    assert {(case.task, case.method) for case in covered} == {(spec.task, spec.name) for spec in specs}
+    served = {name for spec in specs for name in spec.precisions if has_unit(kind, name)}
+    assert {case.precision for case in covered} == served
+    for task in ("inverse_root", "inverse_apply"):
+        assert {case.p for case in covered if case.task == task} == {1, 2, 3, 4, 8}
+
+
+def test_production_covers_every_size_shape_problem_and_mode() -> None:
+    covered = cases("production", "cuda")
+    for task in ("inverse_root", "inverse_apply"):
+        assert {case.n for case in covered if case.task == task} == {256, 512, 1024, 2048}
+    shapes = {case.shape_id for case in covered if case.task == "polar"}
+    assert shapes >= {"1024x1024", "2048x2048", "4096x4096", "2048x8192", "1024x1024xb16", "1024x4096xb8"}
+    problems = {case.problem for case in covered if case.task == "inverse_root"}
+    assert problems >= {"wishart", "logspace_1e4", "logspace_1e6", "spike", "power_law"}
+    assert {case.mode for case in covered} == {Mode.GRAPH, Mode.EAGER}
+    assert {case.mode for case in cases("reference", "cuda")} >= {Mode.COMPILE}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_quick_covers_most_methods(kind: DeviceKind) -> None:
+    fast = [spec for spec in methods() if spec.role in ("method", "opponent")]
+    covered = {(case.task, case.method) for case in cases("quick", kind)}
+    missing = [spec for spec in fast if (spec.task, spec.name) not in covered]
+    assert len(missing) <= 0.2 * len(fast)
+
+
+def test_quick_on_a_cpu_meets_the_emulated_formats() -> None:
+    wanted = {"fp32", "bf16_emulated", "fp16_emulated", "fp8_e4m3_emulated", "int8_sim"}
+    assert {case.precision for case in cases("quick", "cpu")} >= wanted
+
+
+@pytest.mark.parametrize(("name", "kind"), EVERY)
+def test_samples_per_launch(name: str, kind: DeviceKind) -> None:
+    """The contract asks for 30; slow references, float32 on a CPU at larger sizes and the smoke test take fewer."""
+    samples = {item.timing.samples for item in planned(name, kind)}
+    assert min(samples) >= 5
+    if name == "quick" or (name, kind) == ("production", "cuda"):
+        few = [item.case for item in planned(name, kind) if item.timing.samples < 30]
+        assert {case.method for case in few} <= {"eigh", "svd"}
