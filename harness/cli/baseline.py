@@ -47,10 +47,10 @@ def list_(root: RootOption = None, json: JsonOption = False) -> None:
         iroot bench baseline list
     """
     from rich.markup import escape
-    from rich.table import Table
 
     from harness.baseline import list_baselines
     from harness.baseline_files import read_metadata
+    from harness.cli.tables import REVISION_DIGITS, plain_table
 
     folder = _root(root)
     found = [read_metadata(path) for path in list_baselines(folder)]
@@ -61,12 +61,12 @@ def list_(root: RootOption = None, json: JsonOption = False) -> None:
         text = f"no baseline in {folder}; `iroot bench baseline promote RUN --reason WHY` makes one"
         console().print(text, markup=False, soft_wrap=True)
         return
-    table = Table("machine", "manifest", "promoted", "revision", "runs", "cases", "reason")
+    headers = ("machine", "manifest", "promoted", "revision", "runs", "cases", "reason")
+    table = plain_table(*headers, folding=("machine", "reason"))
     for each in found:
         counts = (str(len(each.runs)), str(len(each.cases)))
-        table.add_row(
-            each.machine_class, each.manifest, each.promoted_on, each.revision[:12], *counts, escape(each.reason)
-        )
+        revision = each.revision[:REVISION_DIGITS]
+        table.add_row(each.machine_class, each.manifest, each.promoted_on, revision, *counts, escape(each.reason))
     console().print(table)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from rich.markup import escape
 from rich.table import Table
@@ -11,7 +11,15 @@ from rich.table import Table
 from harness.records import CaseSummary, RunRecord, RunSummary, SourceIdentity
 from harness.report import format as text
 
-REVISION_DIGITS = 12
+REVISION_DIGITS = 9
+
+
+def plain_table(*headers: str, folding: Collection[str]) -> Table:
+    """A table without lines. In a narrow terminal the columns in `folding` are folded; the others stay on one line."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
+    for header in headers:
+        table.add_column(header, no_wrap=header not in folding, overflow="fold")
+    return table
 
 
 def revision(source: SourceIdentity) -> str:
@@ -22,25 +30,21 @@ def revision(source: SourceIdentity) -> str:
 
 
 def runs_table(runs: list[RunRecord]) -> Table:
-    """One row per run."""
-    table = Table("run", "status", "machine", "revision", "cases", "launches", "remarks")
-    for run in runs:
-        remarks = [
-            *([f"filter {run.filter}"] if run.filter else []),
-            *([f"arm {run.arm}"] if run.arm else []),
-            *([f"imported from {run.imported_from}"] if run.imported_from else []),
-            *([run.note] if run.note else []),
-        ]
-        table.add_row(
-            run.run_id,
-            str(run.status),
-            run.machine.machine_class,
-            revision(run.source),
-            str(len(run.cases)),
-            str(run.launches),
-            escape("; ".join(remarks)),
-        )
+    """One row per run; remarks only where there are any."""
+    remarks = [_remarks(run) for run in runs]
+    headers = ("run", "status", "revision", "cases", "launches", "machine", *(["remarks"] if any(remarks) else []))
+    table = plain_table(*headers, folding=("machine", "remarks"))
+    for run, remark in zip(runs, remarks, strict=True):
+        counts = (str(len(run.cases)), str(run.launches))
+        cells = (run.run_id, str(run.status), revision(run.source), *counts, run.machine.machine_class, escape(remark))
+        table.add_row(*cells[: len(headers)])
     return table
+
+
+def _remarks(run: RunRecord) -> str:
+    facts = (("filter", run.filter), ("arm", run.arm), ("imported from", run.imported_from))
+    told = [f"{name} {value}" for name, value in facts if value is not None]
+    return "; ".join([*told, *([run.note] if run.note else [])])
 
 
 def facts_table(summary: RunSummary, more: Mapping[str, str | None]) -> Table:
@@ -72,7 +76,8 @@ def facts_table(summary: RunSummary, more: Mapping[str, str | None]) -> Table:
 
 def cases_table(summary: RunSummary) -> Table:
     """One row per case: how it ended, its time, the spread between its launches and its median error."""
-    table = Table("case", "outcome", "time", "spread", "launches", "error", "peak memory")
+    headers = ("case", "outcome", "time", "spread", "launches", "error", "memory")
+    table = plain_table(*headers, folding=("case", "outcome"))
     for case_id, case in summary.cases.items():
         medians = list(case.launch_medians_s.values())
         typical = statistics.geometric_mean(medians) if medians else None

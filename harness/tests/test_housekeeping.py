@@ -68,10 +68,13 @@ def test_choices_are_those_of_the_records() -> None:
     assert [str(each) for each in housekeeping.FormatChoice] == [str(each) for each in Format]
 
 
-def test_runs(store: Path) -> None:
+def test_runs(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = _lines(_good("runs", "--store", store))
-    assert [line.split()[1] for line in lines] == [make.make_run(number=n).run_id for n in (4, 3, 2, 1)]
-    assert make.REVISION[:12] in lines[0]
+    assert [line.split()[0] for line in lines] == [make.make_run(number=n).run_id for n in (4, 3, 2, 1)]
+    assert make.REVISION[:9] in lines[0]
+    monkeypatch.setenv("COLUMNS", "80")
+    assert make.make_run(number=4).run_id in _good("runs", "--store", store)  # never cut: it is there to be copied
+    monkeypatch.setenv("COLUMNS", "300")
     assert len(_lines(_good("runs", "--store", store, "--status", "complete", "--limit", 2))) == 2
     assert _good("runs", "--store", store, "--manifest", "other") == "no run fits\n"
     rows = json.loads(_good("runs", "--store", store, "--json", "--machine", H100))
