@@ -48,6 +48,10 @@ class Ops(Protocol):
         """beta C + alpha A B."""
         ...
 
+    def matmul_wide(self, A: Tensor, B: Tensor) -> Tensor:
+        """A B for A, B in `storage`, with the accumulator's digits: float32 (float64 for fp64)."""
+        ...
+
     def gram(self, G: Tensor) -> Tensor:
         """G G^T, symmetric."""
         ...

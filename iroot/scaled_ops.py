@@ -39,6 +39,10 @@ class ScaledOps(TorchOps):
         """A rounded to bfloat16, in the storage dtype."""
         return A.to(torch.bfloat16).to(self.storage)
 
+    def matmul_wide(self, A: Tensor, B: Tensor) -> Tensor:
+        """A B of quantised operands, in float32."""
+        return self._product(self._quantise_left(A), self._quantise_transposed(B.mT)).to(torch.float32)
+
     def gram(self, G: Tensor) -> Tensor:
         """G G^T, symmetric; G is quantised once where both operands have one format."""
         return self._result(*self._with_own_transpose(G))

@@ -59,6 +59,10 @@ class TorchOps(ABC):
         """beta C + alpha A B."""
         return self._multiply_add(A, B, C, alpha, beta)
 
+    def matmul_wide(self, A: Tensor, B: Tensor) -> Tensor:
+        """A B for A, B in `storage`, with the accumulator's digits: float32 (float64 for fp64)."""
+        return wide_product(A.to(self.storage), B.to(self.storage))
+
     def gram(self, G: Tensor) -> Tensor:
         """G G^T, symmetric."""
         return self.matmul(G, G.mT)
@@ -121,6 +125,18 @@ def fused_multiply_add(A: Tensor, B: Tensor, C: Tensor | None, alpha: float, bet
         return torch.baddbmm(C, A, B, beta=beta, alpha=alpha)
     A3, B3, C3 = (M.reshape(-1, *M.shape[-2:]) for M in (A, B, C))
     return torch.baddbmm(C3, A3, B3, beta=beta, alpha=alpha).reshape(C.shape)
+
+
+def wide_product(A: Tensor, B: Tensor) -> Tensor:
+    """A B in float32 for 16-bit operands, else in their own dtype; A (..., m, k), B (..., k, n)."""
+    if A.element_size() >= 4 or A.device.type == "cpu":
+        # A CPU has no 16-bit product with a float32 result; a product of float32 copies is the same sum.
+        wide = torch.promote_types(A.dtype, torch.float32)
+        return torch.matmul(A.to(wide), B.to(wide))
+    if A.ndim == 2:
+        return torch.mm(A, B, out_dtype=torch.float32)
+    A3, B3 = (M.reshape(-1, *M.shape[-2:]) for M in (A, B))
+    return torch.bmm(A3, B3, out_dtype=torch.float32).reshape(*A.shape[:-1], B.shape[-1])
 
 
 @contextmanager

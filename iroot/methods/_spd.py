@@ -87,12 +87,15 @@ def normalise(operands: Operands, ops: Ops, scaling: str) -> Normalised:
     """
     A = damped(operands)
     scale = get_scaling(scaling).function(A, ops)
+    return Normalised(Y=ops.cast(A / scale), scale=scale, interval=interval_of(operands, scale, scaling))
+
+
+def interval_of(operands: Operands, scale: Tensor, scaling: str) -> Interval:
+    """Where the spectrum of (A + eps I) / scale lies; reads `scale` where only eps tells."""
     if operands.lower is None and operands.eps > 0.0:
         # The bound itself is at hand, so its looseness need not be assumed.
-        interval = limited(_rounded_down(operands.eps / float(scale.amax())), scaling)
-    else:
-        interval = known_interval(operands.lower, A.shape[-1], scaling)
-    return Normalised(Y=ops.cast(A / scale), scale=scale, interval=interval)
+        return limited(_rounded_down(operands.eps / float(scale.amax())), scaling)
+    return known_interval(operands.lower, operands.A.shape[-1], scaling)
 
 
 def restore(X: Tensor, scale: Tensor, p: int, dtype: torch.dtype) -> Tensor:

@@ -209,3 +209,21 @@ def test_opponents_converge_where_their_steps_suffice() -> None:
 def test_wrong_options_are_refused(method: str, values: dict[str, object]) -> None:
     with pytest.raises((InvalidInputError, UnknownNameError), match=r"must be|did you mean 'frobenius'"):
         get_method("inverse_root", method).make_options(values)
+
+
+@pytest.mark.parametrize("p", [1, 2, 3, 4, 6, 8])
+def test_graded_products_hold_a_thousandth_where_the_coupled_form_fails(p: int) -> None:
+    A = posed(64, 1e4).float()
+    reference = exact(A, p)
+    operands = Operands(A=A, p=p, lower=0.99e-4)
+    graded = distance(run(get_method("inverse_root", "graded_pe"), "fp16_emulated", operands), reference)
+    coupled = distance(run(get_method("inverse_root", "coupled_pe"), "fp16_emulated", operands), reference)
+    assert graded < 1.2e-3
+    assert coupled > 10 * graded
+
+
+def test_graded_root_of_kappa_1e6_stays_within_float16() -> None:
+    # p = 1: X reaches 1e6, float16 ends at 65504.
+    A = posed(64, 1e6).float()
+    X = run(get_method("inverse_root", "graded_pe"), "fp16_emulated", Operands(A=A, p=1, lower=0.9e-6))
+    assert distance(X, exact(A, 1)) < 8e-3
