@@ -6,8 +6,8 @@ Launch 0 is the quality pass: every case once per problem seed, judged in float6
 `--import MODULE` imports a module first: it is how methods of one's own, registered by that module, are measured.
 
 Exit codes: 0 all cases have an outcome; 17 a new process must go on, because a case, written as failed, lost the CUDA
-context or left a graph capture half open; 130 stopped by SIGINT or SIGTERM, no half case written. IROOT_SPAWNED_AT, seconds since the epoch,
-may tell when the process was asked for; else its creation time counts.
+context or left a graph capture half open; 130 stopped by SIGINT or SIGTERM, no half case written. IROOT_SPAWNED_AT,
+seconds since the epoch, may tell when the process was asked for; else its creation time counts.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -29,7 +28,6 @@ from typing import TextIO
 
 import psutil
 import torch
-from torch import Tensor
 
 from harness import environment
 from harness.execution import CaptureFailedError, executable
@@ -37,6 +35,7 @@ from harness.judge.cache import TensorCache
 from harness.judge.metrics import measure_quality
 from harness.judge.problems import pose
 from harness.judge.references import reference
+from harness.preparation import Prepared, prepare
 from harness.records import (
     Case,
     CaseResult,
@@ -45,7 +44,6 @@ from harness.records import (
     LaunchFinished,
     LaunchStarted,
     MachineState,
-    Mode,
     Outcome,
     PlannedCase,
     Quality,
@@ -53,8 +51,7 @@ from harness.records import (
 )
 from harness.timing import NonfiniteResultError, Samples, Stopwatch
 from iroot.errors import UnsupportedError
-from iroot.ops import Ops, make_ops
-from iroot.registry import MethodSpec, Operands, get_method, methods
+from iroot.registry import Operands, methods
 
 QUALITY_LAUNCH = 0
 EXIT_GO_ON = 17
@@ -77,47 +74,6 @@ OUT_OF_MEMORY = (
 
 class ThrottledError(Exception):
     """All attempts at sampling fell under a hardware or thermal throttle."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """A method bound to one case: `call` maps operands to the result under the precision's arithmetic switches."""
-
-    case: Case
-    spec: MethodSpec
-    ops: Ops
-    call: Callable[[Operands], Tensor]
-
-
-def prepare(case: Case, device: torch.device) -> Prepared:
-    """Look the method up and bind its options.
-
-    Raises:
-        UnsupportedError: the machine or the method cannot serve the case; the message says why.
-        UnknownNameError: no such method or option.
-    """
-    spec = get_method(case.task, case.method)
-    reason = _unserved(case, spec, device)
-    if reason is not None:
-        raise UnsupportedError(reason)
-    ops = make_ops(case.precision, device)
-    options = spec.make_options(dict(case.options))
-    return Prepared(case=case, spec=spec, ops=ops, call=lambda operands: spec.function(operands, ops, options))
-
-
-def _unserved(case: Case, spec: MethodSpec, device: torch.device) -> str | None:
-    name = f"{spec.task}/{spec.name}"
-    if case.precision not in spec.precisions:
-        return f"{name} does not serve precision '{case.precision}'; it serves {', '.join(spec.precisions)}"
-    if spec.roots is not None and case.p not in spec.roots:
-        return f"{name} does not serve p = {case.p}; it serves {', '.join(map(str, spec.roots))}"
-    if case.batch > 1 and not spec.batched:
-        return f"{name} takes one matrix at a time, not a batch of {case.batch}"
-    if case.mode is Mode.GRAPH and device.type != "cuda":
-        return f"mode graph needs CUDA graphs, which {device} has not; use mode eager"
-    if case.mode is Mode.GRAPH and not spec.capturable:
-        return f"{name} waits for the device during a call and cannot be captured in a CUDA graph; use mode eager"
-    return None
 
 
 class Worker:

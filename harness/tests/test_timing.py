@@ -1,0 +1,220 @@
+"""Times are right, groups are long enough, and work that did not happen is caught."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness.execution import CaptureFailedError, executable
+from harness.records import Mode, TimingPolicy
+from harness.timing import CheckFailedError, NonfiniteResultError, Samples, Stopwatch
+from iroot.registry import Operands
+
+CPU = torch.device("cpu")
+FAST = TimingPolicy(samples=5, min_sample_s=1e-3, warmup_s=1e-3, input_sets=3)
+INPUTS = [Operands(A=torch.full((4, 4), float(value))) for value in (1, 2, 3)]
+
+
+def stopwatch(call: Callable[[Operands], Tensor], *, policy: TimingPolicy = FAST) -> Stopwatch:
+    return Stopwatch(call, INPUTS[: policy.input_sets], mode=Mode.EAGER, policy=policy, device=CPU)
+
+
+def measure(call: Callable[[Operands], Tensor], *, policy: TimingPolicy = FAST) -> Samples[None]:
+    return stopwatch(call, policy=policy).measure(lambda: None)
+
+
+def double(operands: Operands) -> Tensor:
+    return 2 * operands.A
+
+
+def test_a_sleep_is_timed_right() -> None:
+    def sleeper(operands: Operands) -> Tensor:
+        time.sleep(3e-3)
+        return double(operands)
+
+    samples = measure(sleeper)
+    assert samples.calls_per_sample == 1
+    assert len(samples.samples_s) == 5
+    assert min(samples.samples_s) >= 3e-3
+    assert statistics.median(samples.samples_s) < 8e-3
+    assert samples.timed_s == pytest.approx(sum(samples.samples_s))
+
+
+def test_short_calls_are_grouped_until_a_sample_is_long_enough() -> None:
+    watch = stopwatch(double)
+    samples = watch.measure(lambda: None)
+    assert watch.calls_per_sample == samples.calls_per_sample > 20
+    assert statistics.median(samples.samples_s) * samples.calls_per_sample > 0.5 * FAST.min_sample_s
+    assert samples.timed_s == pytest.approx(samples.calls_per_sample * sum(samples.samples_s))
+
+
+def test_calls_rotate_among_the_input_sets() -> None:
+    seen: list[float] = []
+
+    def spy(operands: Operands) -> Tensor:
+        seen.append(float(operands.A[0, 0]))
+        return double(operands)
+
+    watch = stopwatch(spy)
+    seen.clear()
+    watch.measure(lambda: seen.append(-1.0))
+    assert seen[-1] == -1.0  # observed after the last sample
+    timed = seen[-1 - 5 * watch.calls_per_sample : -1]
+    assert timed[:6] == [1.0, 2.0, 3.0, 1.0, 2.0, 3.0]
+    assert timed == [1.0 + index % 3 for index in range(len(timed))]
+
+
+def test_first_call_includes_what_only_the_first_call_does() -> None:
+    calls: list[int] = []
+
+    def compiles(operands: Operands) -> Tensor:
+        if not calls:
+            time.sleep(0.02)
+        calls.append(1)
+        return double(operands)
+
+    watch = stopwatch(compiles)
+    assert 0.02 <= watch.first_call_s < 0.5
+    assert watch.peak_bytes is None
+    assert max(watch.measure(lambda: None).samples_s) < 0.02
+
+
+def test_one_input_set_is_enough() -> None:
+    policy = FAST.model_copy(update={"input_sets": 1})
+    assert len(measure(double, policy=policy).samples_s) == 5
+
+
+def test_cold_samples_hold_one_call() -> None:
+    policy = FAST.model_copy(update={"cold": True})
+    samples = measure(double, policy=policy)
+    assert samples.calls_per_sample == 1
+    assert max(samples.samples_s) < 5e-3  # overwriting 128 MiB takes longer and is not part of it
+
+
+def test_warmup_goes_on_for_its_time() -> None:
+    calls: list[float] = []
+
+    def sleeper(operands: Operands) -> Tensor:
+        calls.append(time.perf_counter())
+        time.sleep(4e-3)
+        return double(operands)
+
+    watch = stopwatch(sleeper, policy=FAST.model_copy(update={"warmup_s": 0.1}))
+    watch.measure(lambda: None)
+    first_call, first_timed = calls[0], calls[-5]
+    assert first_timed - first_call > 0.08
+
+
+def test_a_result_handed_out_again_is_caught() -> None:
+    kept: dict[int, Tensor] = {}
+
+    def memoised(operands: Operands) -> Tensor:
+        return kept.setdefault(operands.A.data_ptr(), double(operands))
+
+    watch = stopwatch(memoised)
+    with pytest.raises(CheckFailedError, match=r"input set 0 must equal the first one .* got relative distance nan"):
+        watch.measure(lambda: None)
+
+
+def test_the_result_of_another_input_is_caught() -> None:
+    first = double(INPUTS[0])
+    with pytest.raises(CheckFailedError, match="two different inputs are equal in every bit"):
+        stopwatch(lambda operands: first.clone())
+
+
+def test_a_result_that_drifts_is_caught() -> None:
+    calls: list[int] = []
+
+    def drifting(operands: Operands) -> Tensor:
+        calls.append(1)
+        return (2 + 0.1 * (len(calls) > 3)) * operands.A
+
+    watch = stopwatch(drifting)
+    with pytest.raises(CheckFailedError, match=r"got relative distance 0\.05"):
+        watch.measure(lambda: None)
+
+
+def test_rounding_noise_is_no_failure() -> None:
+    noise = torch.Generator().manual_seed(0)
+
+    def noisy(operands: Operands) -> Tensor:
+        return double(operands) * (1 + 1e-5 * torch.randn(4, 4, generator=noise))
+
+    assert len(measure(noisy).samples_s) == 5
+
+
+def test_an_alias_of_the_input_is_refused_and_the_input_survives() -> None:
+    with pytest.raises(CheckFailedError, match="shares memory with an input"):
+        stopwatch(lambda operands: operands.A.mT)
+    assert torch.equal(INPUTS[0].A, torch.ones(4, 4))
+
+
+def test_a_nonfinite_first_result_is_named() -> None:
+    with pytest.raises(NonfiniteResultError):
+        stopwatch(lambda operands: operands.A * math.nan)
+
+
+def test_eager_calls_are_not_wrapped() -> None:
+    assert executable(double, Mode.EAGER) is double
+    assert executable(double, Mode.GRAPH) is double
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+class TestOnGpu:
+    """CUDA graphs, events and compiled calls on a real device."""
+
+    device = torch.device("cuda:0")
+
+    def inputs(self, n: int = 2048) -> list[Operands]:
+        return [Operands(A=torch.randn(n, n, device=self.device)) for _ in range(3)]
+
+    def watch(self, call: Callable[[Operands], Tensor], mode: Mode, policy: TimingPolicy = FAST) -> Stopwatch:
+        with torch.cuda.stream(torch.cuda.Stream(self.device)):  # type: ignore[no-untyped-call]
+            return Stopwatch(call, self.inputs(), mode=mode, policy=policy, device=self.device)
+
+    def run(self, call: Callable[[Operands], Tensor], mode: Mode, policy: TimingPolicy = FAST) -> Samples[None]:
+        with torch.cuda.stream(torch.cuda.Stream(self.device)):  # type: ignore[no-untyped-call]
+            watch = Stopwatch(call, self.inputs(), mode=mode, policy=policy, device=self.device)
+            return watch.measure(lambda: None)
+
+    @pytest.mark.parametrize("mode", [Mode.GRAPH, Mode.EAGER])
+    @pytest.mark.parametrize("cold", [False, True])
+    def test_a_large_product_takes_the_same_time_in_every_mode(self, mode: Mode, cold: bool) -> None:
+        samples = self.run(lambda operands: operands.A @ operands.A, mode, FAST.model_copy(update={"cold": cold}))
+        flops_per_s = 2 * 2048**3 / statistics.median(samples.samples_s)
+        assert 1e12 < flops_per_s < 1e15
+
+    def test_peak_memory_is_that_of_one_call(self) -> None:
+        watch = self.watch(lambda operands: (operands.A @ operands.A) @ operands.A, Mode.EAGER)
+        assert watch.peak_bytes == 2 * 2048 * 2048 * 4
+
+    def test_capture_failures_are_named(self) -> None:
+        def synchronises(operands: Operands) -> Tensor:
+            return operands.A * operands.A[0, 0].item()
+
+        with pytest.raises(CaptureFailedError, match="cannot be recorded in a CUDA graph"):
+            self.watch(synchronises, Mode.GRAPH)
+
+    def test_a_graph_that_records_no_work_is_caught(self) -> None:
+        kept: dict[int, Tensor] = {}
+
+        def memoised(operands: Operands) -> Tensor:
+            torch.zeros(1, device=self.device)  # a graph without any kernel would only be warned about
+            return kept.setdefault(operands.A.data_ptr(), double(operands))
+
+        with pytest.raises(CheckFailedError, match="nan"):
+            self.run(memoised, Mode.GRAPH)
+
+    def test_graphs_of_later_cases_reuse_the_pool(self) -> None:
+        self.run(double, Mode.GRAPH)
+        before = torch.cuda.memory_reserved(self.device)
+        for _ in range(3):
+            self.run(double, Mode.GRAPH)
+        assert torch.cuda.memory_reserved(self.device) == before
