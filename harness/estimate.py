@@ -30,7 +30,7 @@ class _Machine:
     factorisation_rate: float
     """FLOP/s of eigh and svd."""
     pose_rate: float
-    """FLOP/s at which prescribed spectra are put on a basis, in float64."""
+    """FLOP/s of float64 products: prescribed spectra are put on a basis, errors are taken."""
     draw_rate: float
     """Normal numbers per second, in float64."""
     judge_rate: float
@@ -76,8 +76,11 @@ _SLOWEST_KNOWN: dict[DeviceKind, float] = {"cuda": 50e12, "cpu": 1e11}
 
 _DRAWN = frozenset({"gaussian", "row_heterogeneous", "levy"})
 """Problems whose entries are drawn one by one."""
-_JUDGE_UNITS = {"spd": 12.0, "rectangular": 4.0}
-"""What a float64 reference and the errors cost, in products: an eigendecomposition, or a Gram matrix and its."""
+_REFERENCE_UNITS = 12.0
+"""What a float64 reference costs, in products: an eigendecomposition (about 9 n^3 with vectors, at a factorisation's
+rate) or a polar iteration."""
+_JUDGE_UNITS = 2.0
+"""What the errors of one result cost, in float64 products."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,19 +127,25 @@ def launch_seconds(planned: PlannedCase, device_kind: DeviceKind) -> float:
     return machine.case_s + posing + 3 * call + measured
 
 
-def quality_seconds(planned: PlannedCase, device_kind: DeviceKind) -> float:
-    """One case in the quality pass: every seed posed, solved, and judged by a float64 reference."""
-    machine, case = _MACHINES[device_kind], planned.case
-    posing = _posing_seconds(case, machine)
-    judging = 0.0 if case.task == "copy" else _JUDGE_UNITS[TASKS[case.task].operand] * _unit(case) / machine.judge_rate
-    call = call_seconds(case, device_kind) or 0.0
-    return machine.case_s + planned.seeds * (call + posing + judging)
+def quality_seconds(plan: Iterable[PlannedCase], device_kind: DeviceKind) -> float:
+    """The quality pass: every seed posed, solved, and judged in float64. A problem's reference is computed once."""
+    machine, total, references = _MACHINES[device_kind], 0.0, set()
+    for planned in plan:
+        case = planned.case
+        call = call_seconds(case, device_kind) or 0.0
+        each = call + _posing_seconds(case, machine) + _JUDGE_UNITS * _unit(case) / machine.pose_rate
+        total += machine.case_s + planned.seeds * each
+        key = (TASKS[case.task].operand, case.problem, case.m, case.n, case.batch)
+        if case.task not in ("gemm", "copy") and key not in references:
+            references.add(key)
+            total += planned.seeds * _REFERENCE_UNITS * _unit(case) / machine.judge_rate
+    return total
 
 
 def estimate(plan: Iterable[PlannedCase], *, launches: int, device_kind: DeviceKind) -> Estimate:
     """The quality pass and `launches` timed launches of a plan."""
     cases, startup = tuple(plan), _MACHINES[device_kind].startup_s
-    quality = startup + sum(quality_seconds(planned, device_kind) for planned in cases)
+    quality = startup + quality_seconds(cases, device_kind)
     launch = startup + sum(launch_seconds(planned, device_kind) for planned in cases)
     return Estimate(quality_s=quality, launch_s=launch, total_s=quality + launches * launch)
 

@@ -31,10 +31,11 @@ def print_plan(request: RunRequest, console: Console) -> None:
     per_task = Counter(planned.case.task for planned in request.cases if not planned.control)
     tasks = ", ".join(f"{task} {count}" for task, count in per_task.items())
     controls = sum(planned.control for planned in request.cases)
-    console.print(f"{request.manifest.name} on {request.device}: {tasks}, controls {controls}")
+    console.print(f"{request.manifest.name} on {request.device}: {tasks}, controls {controls}", soft_wrap=True)
     console.print(
         f"about {seconds(total.total_s)}: quality pass {seconds(total.quality_s)}, "
-        f"{request.launches} launches of {seconds(total.launch_s)}"
+        f"{request.launches} launches of {seconds(total.launch_s)}",
+        soft_wrap=True,
     )
 
 

@@ -190,7 +190,7 @@ def _measure(request: RunRequest, *, compare: bool, as_json: bool) -> None:
         with observed(notes) as observer:
             record = run_sweep(request, observer=observer)
     except KeyboardInterrupt:
-        notes.print("interrupted; finished cases are kept. Go on with: iroot bench run --resume latest")
+        notes.print("interrupted; finished cases are kept. Go on with: iroot bench run --resume latest", soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
     from harness.cli.run_view import conclude
 

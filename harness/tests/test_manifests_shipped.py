@@ -52,7 +52,7 @@ def test_says_its_name_and_what_it_is_and_round_trips(name: str) -> None:
         ("smoke", "cpu", 6, 10),
         ("quick", "cuda", 60, 80),
         ("quick", "cpu", 40, 60),
-        ("production", "cuda", 400, 500),
+        ("production", "cuda", 400, 550),
         ("production", "cpu", 150, 300),
         ("reference", "cuda", 60, 120),
         ("reference", "cpu", 10, 40),
