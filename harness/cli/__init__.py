@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import ab, baseline, compare, housekeeping, report, run
+from harness.cli import ab, baseline, compare, env, housekeeping, report, run, verify
 from harness.cli.common import errors_console
 from harness.errors import ExitCode, HarnessError
 
@@ -31,6 +31,8 @@ bench = typer.Typer(
     name="bench", help="Measure, store, compare and report; keep official baselines.", no_args_is_help=True
 )
 app.add_typer(bench)
+app.command("verify")(verify.verify)
+app.command("env")(env.env)
 bench.command("run")(run.run)
 bench.command("compare")(compare.compare)
 bench.command("report")(report.report)

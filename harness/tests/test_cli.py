@@ -57,7 +57,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_command_has_help_with_an_example() -> None:
     commands = list(_commands(cli.app))
-    assert {command.name for command in commands} >= {"run", "compare", "report"}
+    assert {command.name for command in commands} >= {"env", "verify", "run", "compare", "report", "runs", "promote"}
     for command in commands:
         assert command.callback is not None
         assert re.search(r"Examples?:\n\n +iroot ", command.callback.__doc__ or ""), command.name
