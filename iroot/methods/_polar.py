@@ -78,7 +78,7 @@ def _step(X: Tensor, A: Tensor, triple: OddQuintic, ops: Ops) -> Tensor:
 
 
 def _normalise(X: Tensor, recipe: Recipe, ops: Ops) -> Tensor:
-    """X / (margin ||X||_F + epsilon) in one pass; `gram` applies its margin later."""
+    """X / (margin ||X||_F + epsilon) in new memory; `gram` applies its margin later."""
     working = torch.promote_types(X.dtype, torch.float32)
     bound = _frobenius_norm(X, torch.promote_types(X.dtype, recipe.norm_dtype))
     if recipe.normalisation == "frobenius" and recipe.margin != 1.0:
@@ -89,7 +89,8 @@ def _normalise(X: Tensor, recipe: Recipe, ops: Ops) -> Tensor:
         # Zero stays zero; a norm beyond the working format leaves X too large, which shows, instead of zero.
         limits = torch.finfo(working)
         bound = bound.clamp(limits.tiny, limits.max).to(working)
-    return ops.cast(torch.div(X, bound, out=torch.empty_like(X)))
+    # In place on a copy: X / bound would go through float32 memory, and torch.compile refuses out= on a transpose.
+    return ops.cast(X.clone().div_(bound))
 
 
 def _normalise_by_gram(X: Tensor, A: Tensor, margin: float, ops: Ops) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ _RECIPE = Recipe(coefficients=_TABLE.take(5), epsilon=1e-7, norm_dtype=torch.flo
 
 
 def jordan_newton_schulz(operands: Operands, ops: Ops, options: NoOptions) -> Tensor:
-    """Approximate polar factor of operands.A (..., m, n): singular values in about [0.7, 1.2], small ones below."""
+    """Approximate polar factor of operands.A (..., m, n): singular values in [0.68, 1.13], small ones below."""
     return polar_factor(operands, ops, _RECIPE)
 
 

@@ -66,8 +66,8 @@ def orthogonality(X: Tensor) -> float:
 SHAPES = [(32, 32), (32, 80), (80, 32), (2, 32, 48), (2, 2, 48, 32)]
 
 # Largest distance to the true factor for condition number 4: the band in which each published set leaves the singular
-# values of such a matrix (evaluated in float64, kappa 1 .. 20), plus the format's rounding.
-PUBLISHED_BAND = {"jordan_newton_schulz": 0.33, "you_newton_schulz": 0.14, "polar_express_published": 0.14}
+# values of such a matrix ([0.68, 1.13], [0.978, 1.032], [0.87, 1.124]), plus the format's rounding.
+PUBLISHED_BAND = {"jordan_newton_schulz": 0.32, "you_newton_schulz": 0.033, "polar_express_published": 0.131}
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -247,6 +247,17 @@ def test_wrong_operands(spec: MethodSpec) -> None:
         run(spec, "fp32", torch.zeros(4, device=DEVICE))
     with pytest.raises(InvalidInputError, match=r"floating-point tensor, got torch\.int64"):
         run(spec, "fp32", torch.zeros(4, 4, dtype=torch.int64, device=DEVICE))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8_sim"])
+@pytest.mark.parametrize("spec", ITERATIVE, ids=lambda spec: spec.name)
+def test_one_graph_for_torch_compile(spec: MethodSpec, precision: str) -> None:
+    """No graph break, on a tall matrix (a transposed view inside); the compiled code is tested where it is timed."""
+    ops, options = make_ops(precision, DEVICE), spec.options()
+    A = ops.cast(posed(48, 32))
+    torch.compiler.reset()
+    compiled = torch.compile(lambda G: spec.function(Operands(A=G), ops, options), fullgraph=True, backend="eager")
+    assert torch.equal(compiled(A), spec.function(Operands(A=A), ops, options))
 
 
 @pytest.mark.gpu
