@@ -108,6 +108,7 @@ def _recorded_call(graph: torch.cuda.CUDAGraph, call: Call, operands: Operands) 
     except Exception as error:
         with suppress(RuntimeError):  # ends a capture still open; its own complaint would hide the reason
             graph.capture_end()
+        _pool_anchor.cache_clear()  # the allocator may go on to believe that this pool is being captured into
         raise CaptureFailedError(f"the call cannot be recorded in a CUDA graph: {error}") from error
     return result
 

@@ -88,7 +88,8 @@ class Worker:
         self._plan = plan
         self._device = torch.device(plan.device)
         self._posed = TensorCache.for_device(self._device)
-        self._references = TensorCache.for_device(self._device)
+        # float64 polar factors of 4096 x 4096 take 128 MiB each and 50 products to make.
+        self._references = TensorCache.for_device(self._device, gpu_share=0.25)
 
     def measure(self, planned: PlannedCase) -> CaseResult:
         """Quality in launch 0, times in the others. Whatever the method does wrong becomes the case's outcome."""

@@ -31,10 +31,10 @@ class TensorCache:
         self._values: OrderedDict[Hashable, Any] = OrderedDict()
 
     @classmethod
-    def for_device(cls, device: torch.device) -> TensorCache:
-        """A cache of a tenth of the GPU's memory, or of 512 MiB on a CPU."""
+    def for_device(cls, device: torch.device, *, gpu_share: float = 0.1) -> TensorCache:
+        """A cache of a share of the GPU's memory, or of 512 MiB on a CPU."""
         if device.type == "cuda":
-            return cls(torch.cuda.get_device_properties(device).total_memory // 10)
+            return cls(int(gpu_share * torch.cuda.get_device_properties(device).total_memory))
         return cls(512 * 2**20)
 
     def get(self, key: Hashable, build: Callable[[], T]) -> T:
