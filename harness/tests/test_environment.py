@@ -131,6 +131,7 @@ def test_throttling_is_an_error_and_a_power_cap_is_not() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_identity_and_state_of_this_gpu() -> None:
     machine, state = machine_identity("cuda:0"), machine_state("cuda:0")
     assert machine.kind == "cuda"

@@ -166,6 +166,7 @@ def test_eager_calls_are_not_wrapped() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 class TestOnGpu:
     """CUDA graphs, events and compiled calls on a real device."""
 
