@@ -45,9 +45,15 @@ class Scaling:
 
 
 def frobenius(A: Tensor, ops: Ops) -> Tensor:
-    """||A||_F >= lambda_max."""
-    norm: Tensor = torch.linalg.matrix_norm(A, keepdim=True)
-    return norm
+    """||A||_F >= lambda_max, of A over its largest diagonal entry: squares of float32 end at 1e38."""
+    largest = _largest_diagonal(A)
+    norm: Tensor = torch.linalg.matrix_norm(A / largest, keepdim=True)
+    return largest * norm
+
+
+def _largest_diagonal(A: Tensor) -> Tensor:
+    """max_i a_ii; no entry of a positive definite A is larger."""
+    return A.diagonal(dim1=-2, dim2=-1).amax(-1)[..., None, None].clamp_min(torch.finfo(A.dtype).tiny)
 
 
 def trace(A: Tensor, ops: Ops) -> Tensor:
@@ -64,13 +70,14 @@ def square(A: Tensor, ops: Ops) -> Tensor:
     """min(||A^2||_F^(1/2), ||A^2||_inf^(1/2)) >= lambda_max, with one product in the precision of `ops`.
 
     1.0-2.9 times lambda_max on Wishart, log-spaced, spiked and power-law spectra up to n = 2048, where ||A||_F is up to
-    16 times. The largest diagonal entry is divided out first: no |a_ij| of a positive definite A is larger, so A^2
-    stays below n, in the range of float16.
+    16 times. The largest diagonal entry is divided out first, so that A^2 stays below n, in the range of
+    float16.
     """
-    largest = A.diagonal(dim1=-2, dim2=-1).amax(-1)[..., None, None]
+    largest = _largest_diagonal(A)
     scaled = ops.cast(A / largest)
     squared = ops.symmetric_matmul(scaled, scaled).to(A.dtype)
-    bound = torch.minimum(frobenius(squared, ops), gershgorin(squared, ops)).sqrt()
+    norm = torch.linalg.matrix_norm(squared, keepdim=True)
+    bound = torch.minimum(norm, gershgorin(squared, ops)).sqrt()
     # Rounding A and A^2 to the storage format moves lambda_max by a few unit roundoffs.
     return largest * bound * (1.0 + 4.0 * ops.precision.unit_roundoff)
 

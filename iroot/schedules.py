@@ -44,6 +44,8 @@ class Step:
     Attributes:
         lower, upper: the interval that defines z (the designed one, times safety^p).
         chebyshev: coefficients of q in T_0(z) ... T_degree(z).
+        monomial: coefficients of 1, y, y^2, ...: (a, b, c) of a I + b Y + c Y^2 for degree 2. Use beyond degree 2 loses
+            digits: they reach 1e5 at degree 8, the Chebyshev ones 5.
         true_lower, true_upper: where the spectrum of Y is before this step.
         low, high: the range of y^(1/p) q(y) over [true_lower, true_upper].
         error: max(|1 - low|, |high - 1|).
@@ -54,6 +56,7 @@ class Step:
     lower: float
     upper: float
     chebyshev: tuple[float, ...]
+    monomial: tuple[float, ...]
     true_lower: float
     true_upper: float
     low: float
@@ -63,22 +66,18 @@ class Step:
     def error(self) -> float:
         return max(abs(1.0 - self.low), abs(self.high - 1.0))
 
-    def monomial(self) -> tuple[float, ...]:
-        """Coefficients of 1, y, y^2, ...: (a, b, c) of a I + b Y + c Y^2 for degree 2.
-
-        Use beyond degree 2 loses digits: the coefficients reach 1e5 at degree 8, against 5 in the Chebyshev basis.
-        """
-        radius, midpoint = 0.5 * (self.upper - self.lower), 0.5 * (self.upper + self.lower)
-        in_z = chebyshev.cheb2poly(np.asarray(self.chebyshev))
-        z = np.array([-midpoint / radius, 1.0 / radius])
-        total = np.zeros(1)
-        for coefficient in in_z[::-1]:
-            total = polynomial.polyadd(polynomial.polymul(total, z), [coefficient])
-        return tuple(float(value) for value in total[: self.degree + 1])
-
     def at(self, y: float) -> float:
         """q(y)."""
         return _value(self, y)
+
+
+def _monomial(coefficients: tuple[float, ...], lower: float, upper: float) -> tuple[float, ...]:
+    radius, midpoint = 0.5 * (upper - lower), 0.5 * (upper + lower)
+    z = np.array([-midpoint / radius, 1.0 / radius])
+    total = np.zeros(1)
+    for coefficient in chebyshev.cheb2poly(np.asarray(coefficients))[::-1]:
+        total = polynomial.polyadd(polynomial.polymul(total, z), [coefficient])
+    return tuple(float(value) for value in total[: len(coefficients)])
 
 
 def _value(q: Step | Minimax, y: float) -> float:
@@ -202,9 +201,10 @@ def _step(design: Design, degree: int, lower: float, upper: float) -> Step:
     low = (lower / stretch) ** (1.0 / p) * _value(best, lower / stretch)
     high = 1.0 + best.error
     scale = 2.0 / (low + high) if designed > lower else 1.0
+    coefficients = tuple(scale / safety * value for value in best.chebyshev)
     return Step(
-        p=p, degree=degree, lower=designed * stretch, upper=upper * stretch,
-        chebyshev=tuple(scale / safety * value for value in best.chebyshev),
+        p=p, degree=degree, lower=designed * stretch, upper=upper * stretch, chebyshev=coefficients,
+        monomial=_monomial(coefficients, designed * stretch, upper * stretch),
         true_lower=lower, true_upper=upper, low=scale * low, high=scale * high,
     )  # fmt: skip
 
@@ -288,7 +288,7 @@ def polar_schedule(
 
 
 def _quintic(step: Step) -> OddQuintic:
-    a, b, c = step.monomial()
+    a, b, c = step.monomial
     return a, b, c
 
 

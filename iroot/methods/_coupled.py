@@ -41,7 +41,7 @@ def affine(factor: float, identity: float) -> Multiplier:
 
 def _multiplier(step: Step) -> Multiplier:
     if step.degree == 2:
-        a, b, c = step.monomial()
+        a, b, c = step.monomial
         return lambda ops, Y: ops.symmetric_quadratic(Y, a, b, c)
     return lambda ops, Y: evaluate(ops, Y, step)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from iroot.errors import InvalidInputError, UnsupportedError
 from iroot.methods import _coupled, _spd
+from iroot.methods._constant import host_constant
 from iroot.minimax import Minimax, minimax
 from iroot.ops import Ops
 from iroot.options import check_target
@@ -85,7 +86,12 @@ def _block(ops: Ops, B: Tensor, c: float, older: Tensor | None) -> Tensor:
 
 def find_polynomial(p: int, interval: _spd.Interval, options: ChebyshevOptions) -> Minimax:
     """A minimax polynomial that reaches the target over `interval`, of the least degree or up to 4 more."""
-    return _find_polynomial(p, interval.lower, 1.0 + interval.headroom, options.target, options.max_degree)
+    return _polynomial(p, interval.lower, 1.0 + interval.headroom, options)
+
+
+@host_constant
+def _polynomial(p: int, lower: float, upper: float, options: ChebyshevOptions) -> Minimax:
+    return _find_polynomial(p, lower, upper, options.target, options.max_degree)
 
 
 @lru_cache(maxsize=256)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 from torch import Tensor
 
 from iroot.errors import InvalidInputError
 from iroot.methods import _coupled, _spd
+from iroot.methods._constant import host_constant
 from iroot.ops import Ops
 from iroot.options import check_target
 from iroot.precision import FLOATING
@@ -55,7 +55,7 @@ def coupled_newton(operands: Operands, ops: Ops, options: CoupledNewtonOptions) 
     return _spd.restore(X, start.scale / z, p, operands.A.dtype)
 
 
-@lru_cache(maxsize=1024)
+@host_constant
 def newton_steps(p: int, lower: float, target: float) -> int:
     """Steps until |1 - y^(1/p)| <= target from y in (p + 1) / 2 * [lower, 1].
 

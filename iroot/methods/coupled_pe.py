@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from iroot.methods import _coupled, _spd
+from iroot.methods._constant import host_constant
 from iroot.ops import Ops
 from iroot.options import ScheduleOptions
 from iroot.precision import FLOATING
@@ -32,9 +33,13 @@ def coupled_pe(operands: Operands, ops: Ops, options: ScheduleOptions) -> Tensor
 
 def find_schedule(interval: _spd.Interval, p: int, precision: str, options: ScheduleOptions) -> Schedule:
     """The schedule for a spectrum in `interval`."""
-    design = Design(
-        p=p, lower=interval.lower, headroom=interval.headroom, degrees=options.degrees, safety=options.safety
-    )
+    return _schedule(p, interval.lower, interval.headroom, precision, options)
+
+
+@host_constant
+def _schedule(p: int, lower: float, headroom: float, precision: str, options: ScheduleOptions) -> Schedule:
+    # Numbers, not records, as arguments: torch.compile takes the result for a constant of them.
+    design = Design(p=p, lower=lower, headroom=headroom, degrees=options.degrees, safety=options.safety)
     return schedule_for(design, target=_spd.target(options.target, precision), min_cushion=options.min_cushion)
 
 

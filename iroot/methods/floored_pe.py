@@ -8,11 +8,12 @@ from torch import Tensor
 
 from iroot.errors import InvalidInputError
 from iroot.methods import _coupled, _spd
+from iroot.methods._constant import host_constant
 from iroot.ops import Ops
 from iroot.precision import FLOATING
 from iroot.registry import MethodSpec, Operands, Workload, register
 from iroot.scaling import gershgorin
-from iroot.schedules import Design, compose_steps, count_products
+from iroot.schedules import Design, Schedule, compose_steps, count_products
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +46,13 @@ def floored_pe(operands: Operands, ops: Ops, options: FlooredOptions) -> Tensor:
     scale = gershgorin(A, ops) * (1.0 + options.floor)
     Y = (A / scale).clone()
     Y.diagonal(dim1=-2, dim2=-1).add_(options.floor / (1.0 + options.floor))
-    schedule = compose_steps(Design(p=p, lower=options.floor / (1.0 + options.floor)), steps=options.steps)
-    X = _coupled.iterate(ops, ops.cast(Y), p, _coupled.multipliers(schedule))
+    X = _coupled.iterate(ops, ops.cast(Y), p, _coupled.multipliers(_schedule(p, options)))
     return _spd.restore(X, scale, p, operands.A.dtype)
+
+
+@host_constant
+def _schedule(p: int, options: FlooredOptions) -> Schedule:
+    return compose_steps(Design(p=p, lower=options.floor / (1.0 + options.floor)), steps=options.steps)
 
 
 def flops(workload: Workload, options: FlooredOptions) -> float:

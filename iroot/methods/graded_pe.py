@@ -9,12 +9,16 @@ from torch import Tensor
 
 from iroot.errors import InvalidInputError
 from iroot.methods import _spd
+from iroot.methods._constant import host_constant
 from iroot.ops import Ops
 from iroot.options import check_target
 from iroot.precision import get_precision
 from iroot.registry import MethodSpec, Operands, Workload, register
 from iroot.scaling import get_scaling
 from iroot.schedules import Design, Schedule, Step, power_products, schedule_for
+
+LARGEST_X = 1024.0
+"""X is scaled back to this norm where it could pass it, and the scalar is returned to it at the end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,24 +67,19 @@ def graded_pe(operands: Operands, ops: Ops, options: GradedOptions) -> Tensor:
     scale = get_scaling(options.scaling).function(A, ops)
     interval = _spd.interval_of(operands, scale, options.scaling)
     schedule = find_schedule(interval, p, options)
-    Y, X, taken_off = A / scale, None, 1.0
+    Y, X, bound, taken_off = A / scale, None, 1.0, 1.0
     for t, step in enumerate(schedule.steps):
-        a = step.at(0.0)
         B = split(ops, _quadratic(ops, Y, step))
         X = _value(B) if X is None else _product(ops, split(ops, X), B)
-        reduction = _reduction(schedule.steps[: t + 1], taken_off)
-        taken_off *= reduction
-        X.div_(reduction)
+        # q_t(0) bounds q_t, so their product bounds X; float16 ends at 65504.
+        bound *= step.monomial[0]
+        if bound > LARGEST_X:
+            X.mul_(LARGEST_X / bound)
+            taken_off, bound = taken_off * LARGEST_X / bound, LARGEST_X
         if t < len(schedule.steps) - 1:
-            Y = _next(ops, Y, B, a, p)
+            Y = _next(ops, Y, B, step.monomial[0], p)
     assert X is not None
-    return _spd.restore(X, scale / taken_off**p, p, operands.A.dtype)
-
-
-def _reduction(steps: tuple[Step, ...], taken_off: float) -> float:
-    """The power of two that brings the bound of X, the product of q_t(0), below 1024: float16 ends at 65504."""
-    bound = math.prod(step.at(0.0) for step in steps) / taken_off
-    return 2.0 ** max(0, math.ceil(math.log2(bound / 1024.0)))
+    return _spd.restore(X, scale * taken_off**p, p, operands.A.dtype)
 
 
 def split(ops: Ops, M: Tensor) -> Word:
@@ -147,7 +146,12 @@ def _times(ops: Ops, left: tuple[float, Word], right: tuple[float, Word]) -> tup
 
 def find_schedule(interval: _spd.Interval, p: int, options: GradedOptions) -> Schedule:
     """Quadratic steps with a cushion, for a spectrum in `interval`."""
-    design = Design(p=p, lower=interval.lower, headroom=interval.headroom)
+    return _schedule(p, interval.lower, interval.headroom, options)
+
+
+@host_constant
+def _schedule(p: int, lower: float, headroom: float, options: GradedOptions) -> Schedule:
+    design = Design(p=p, lower=lower, headroom=headroom)
     return schedule_for(design, target=options.target, min_cushion=options.min_cushion)
 
 

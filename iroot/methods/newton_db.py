@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from iroot.methods import _coupled, _db, _spd
+from iroot.methods._constant import host_constant
 from iroot.methods.coupled_pe import find_schedule
 from iroot.ops import Ops
 from iroot.options import ScheduleOptions
@@ -27,23 +28,23 @@ def newton_db(operands: Operands, ops: Ops, options: ScheduleOptions) -> Tensor:
     start = _spd.normalise(operands, ops, options.scaling)
     Y = start.Y
     roots = None
-    for schedule in _stages(start.interval, p, ops.precision.name, options):
+    for schedule in _stages(p, start.interval.lower, start.interval.headroom, ops.precision.name, options):
         roots = _db.square_roots(ops, Y, _coupled.multipliers(schedule))
         Y = roots.P
     assert roots is not None
     return _spd.restore(roots.Q, start.scale, p, operands.A.dtype)
 
 
-def _stages(interval: _spd.Interval, p: int, precision: str, options: ScheduleOptions) -> tuple[Schedule, ...]:
-    """One schedule per stage, for [lower, 1], [lower^(1/2), 1], ..."""
+@host_constant
+def _stages(p: int, lower: float, headroom: float, precision: str, options: ScheduleOptions) -> tuple[Schedule, ...]:
+    """One schedule per stage, for [lower, 1 + headroom] and its square roots."""
     stages: list[Schedule] = []
     while p > 1:
-        schedule = find_schedule(interval, 2, precision, options)
+        schedule = find_schedule(_spd.Interval(lower=lower, headroom=headroom), 2, precision, options)
         stages.append(schedule)
         # The stage's own error widens the next spectrum at both ends.
-        lower = min(interval.lower**0.5 * (1.0 - schedule.error), _spd.LARGEST_LOWER)
-        headroom = (1.0 + interval.headroom) ** 0.5 * (1.0 + schedule.error) - 1.0
-        interval = _spd.Interval(lower=lower, headroom=headroom)
+        lower = min(lower**0.5 * (1.0 - schedule.error), _spd.LARGEST_LOWER)
+        headroom = (1.0 + headroom) ** 0.5 * (1.0 + schedule.error) - 1.0
         p //= 2
     return tuple(stages)
 
@@ -51,7 +52,7 @@ def _stages(interval: _spd.Interval, p: int, precision: str, options: ScheduleOp
 def _planned_stages(workload: Workload, options: ScheduleOptions) -> tuple[Schedule, ...]:
     assert workload.p is not None
     interval = _spd.known_interval(workload.lower, workload.n, options.scaling)
-    return _stages(interval, workload.p, workload.precision, options)
+    return _stages(workload.p, interval.lower, interval.headroom, workload.precision, options)
 
 
 def flops(workload: Workload, options: ScheduleOptions) -> float:

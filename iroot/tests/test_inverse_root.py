@@ -15,6 +15,7 @@ from iroot.precision import get_precision, unsupported_reason
 from iroot.registry import MethodSpec, Operands, Workload, get_method, methods
 
 CPU = torch.device("cpu")
+TASKS = ("inverse_root", "inverse_apply")
 SPECS = [spec for spec in methods("inverse_root") if spec.role != "opponent"]
 SERVED = [
     pytest.param(spec, precision, id=f"{spec.name}-{precision}")
@@ -227,3 +228,18 @@ def test_graded_root_of_kappa_1e6_stays_within_float16() -> None:
     A = posed(64, 1e6).float()
     X = run(get_method("inverse_root", "graded_pe"), "fp16_emulated", Operands(A=A, p=1, lower=0.9e-6))
     assert distance(X, exact(A, 1)) < 8e-3
+
+
+@pytest.mark.parametrize(
+    "spec", [spec for spec in methods() if spec.capturable and spec.task in TASKS], ids=lambda s: s.name
+)
+def test_one_graph_for_torch_compile(spec: MethodSpec) -> None:
+    precision = "fp32" if "fp32" in spec.precisions else "fp16_emulated"
+    ops, options = make_ops(precision, CPU), spec.options()
+    A = posed(24, 30.0).float()
+    operands = Operands(A=A, B=A[:, :3] if spec.task == "inverse_apply" else None, p=2, lower=0.033)
+    torch.compiler.reset()
+    compiled = torch.compile(
+        lambda A, B: spec.function(Operands(A=A, B=B, p=2, lower=0.033), ops, options), fullgraph=True, backend="eager"
+    )
+    assert torch.equal(compiled(operands.A, operands.B), spec.function(operands, ops, options))
