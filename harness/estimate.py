@@ -2,7 +2,7 @@
 
 A call takes FLOP / rate + bytes / bandwidth + a latency per dependent matrix product. GPU rates are those of one H100
 80GB HBM3 (cuBLAS products, n = 2048: 50 TF/s fp32, 343 tf32, 600 bf16, 840 fp8, 550 int8), CPU rates those of two
-cores. Expect a factor of two either way; other machines scale it.
+cores of an AMD EPYC (manifest `quick`, 2026-11). Expect a factor of two either way; other machines scale it.
 """
 
 from __future__ import annotations
@@ -62,16 +62,16 @@ _MACHINES: dict[DeviceKind, _Machine] = {
     "cpu": _Machine(
         startup_s=2.5,
         case_s=0.02,
-        product_s=2e-5,
-        bytes_per_s=1e10,
-        factorisation_rate=2e10,
+        product_s=3e-5,
+        bytes_per_s=5e10,
+        factorisation_rate=4e10,
         pose_rate=2e10,
         draw_rate=5e7,
         judge_rate=1e10,
-        operand_rates={"float64": 5e10},
+        operand_rates={"float64": 5e10, "float32": 1.2e11},
     ),
 }
-_SLOWEST_KNOWN: dict[DeviceKind, float] = {"cuda": 50e12, "cpu": 1e11}
+_SLOWEST_KNOWN: dict[DeviceKind, float] = {"cuda": 50e12, "cpu": 5e10}
 """FLOP/s of a format without a row above: simulated and emulated ones run in a wider format."""
 
 _DRAWN = frozenset({"gaussian", "row_heterogeneous", "levy"})

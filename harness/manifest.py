@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -20,8 +20,9 @@ from pydantic_core import PydanticCustomError
 
 from harness import manifest_checks as checks
 from harness.errors import UsageError
+from harness.filters import parse_filter
 from harness.manifest_errors import explain
-from harness.records import OptionValue, Record, TimingPolicy
+from harness.records import Case, OptionValue, Record, TimingPolicy
 
 DeviceKind = Literal["cuda", "cpu"]
 ModeChoice = Literal["auto", "graph", "eager", "compile"]
@@ -68,6 +69,21 @@ class TimingOverrides(Record):
         return policy.model_copy(update=self.model_dump(exclude_none=True))
 
 
+Failing = Literal["regressed", "less_accurate", "trade", "broken", "missing", "inconclusive"]
+FailingVerdicts = Annotated[tuple[Failing, ...], Field(min_length=1), BeforeValidator(_listed)]
+
+
+class GateRule(Record):
+    """What the gate asks of the cases that pass a filter; None leaves a field to the next rule that matches."""
+
+    filter: FilterText
+    threshold: Threshold | None = None
+    gates: bool | None = None
+    """Whether the time verdict may fail the gate."""
+    max_error: Seconds | None = None
+    """Hard ceiling on the candidate's largest relative error over the problem seeds."""
+
+
 class GatePolicy(Record):
     """Which verdicts may fail a check, and from what effect on."""
 
@@ -76,6 +92,31 @@ class GatePolicy(Record):
     """Per task, instead of `threshold`."""
     eager: Literal["advisory", "gates"] = "advisory"
     """Host-launched cases (eager, compile) on a GPU. Eager cases on a CPU always gate: there is no other mode."""
+    fail: FailingVerdicts = ("regressed", "less_accurate", "trade", "broken", "missing")
+    """Verdicts that fail the gate. `inconclusive` is undecided (exit code 3) unless it is named here."""
+    required: Filters = ()
+    """Each must match a case that the candidate measured, so that a gate cannot pass by measuring less."""
+    rule: Annotated[tuple[GateRule, ...], BeforeValidator(_listed)] = ()
+    """Before a sweep's own threshold, `thresholds` and `threshold`; the first match that sets a field holds."""
+    pairs: Annotated[StrictInt, Field(ge=3)] = 6
+    """Pairs of launches of the first stage, over all cases."""
+    fresh_pairs: Annotated[StrictInt, Field(ge=3)] = 10
+    """Pairs of launches of the second stage, over the cases that the first one leaves open."""
+
+    def rule_threshold(self, case: Case) -> float | None:
+        """The threshold of the first rule that sets one for `case`."""
+        return next((rule.threshold for rule in self._rules(case) if rule.threshold is not None), None)
+
+    def rule_gates(self, case: Case) -> bool | None:
+        """Whether the first rule that says so lets the time verdict of `case` fail the gate."""
+        return next((rule.gates for rule in self._rules(case) if rule.gates is not None), None)
+
+    def max_error(self, case: Case) -> float | None:
+        """The ceiling of the first rule that sets one for `case`."""
+        return next((rule.max_error for rule in self._rules(case) if rule.max_error is not None), None)
+
+    def _rules(self, case: Case) -> Iterator[GateRule]:
+        return (rule for rule in self.rule if parse_filter(rule.filter)(case))
 
 
 class Expectation(Record):

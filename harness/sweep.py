@@ -204,7 +204,9 @@ def _runs_on(precision: Precision, device_kind: DeviceKind) -> bool:
 
 def _planned(manifest: Manifest, sweep: Sweep, case: Case, device_kind: DeviceKind) -> PlannedCase:
     gate = manifest.gate
-    threshold = sweep.threshold or gate.thresholds.get(case.task, gate.threshold)
+    threshold = gate.rule_threshold(case) or sweep.threshold or gate.thresholds.get(case.task, gate.threshold)
+    ruled = gate.rule_gates(case)
+    by_mode = case.mode is Mode.GRAPH or device_kind == "cpu" or gate.eager == "gates"
     return PlannedCase(
         case=case,
         timing=sweep.timing.applied_to(manifest.timing),
@@ -212,7 +214,7 @@ def _planned(manifest: Manifest, sweep: Sweep, case: Case, device_kind: DeviceKi
         timeout_s=sweep.timeout_s or manifest.timeout_s,
         target_error=sweep.target_error or manifest.target_error,
         threshold=threshold,
-        gates=case.mode is Mode.GRAPH or device_kind == "cpu" or gate.eager == "gates",
+        gates=by_mode if ruled is None else ruled,
     )
 
 
