@@ -286,6 +286,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return work(plan)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    finally:
+        gc.unfreeze()  # or extension modules report leaks at exit, in the log that explains a worker's death
+        gc.enable()
 
 
 if __name__ == "__main__":
