@@ -60,8 +60,7 @@ THROTTLE_RETRIES = 3
 COOLING_S = 1.0
 """Pause before samples taken under a hardware or thermal throttle are taken again."""
 COLLECT_EVERY = 25
-"""Cases between garbage collections, which are switched off otherwise: one takes up to 0.1 s with torch loaded."""
-
+"""Cases between garbage collections, which are switched off otherwise so that none falls into a sample."""
 
 OUT_OF_MEMORY = (
     "CUDA out of memory",
