@@ -48,10 +48,14 @@ class Arm:
         return [self.interpreter, "-P", "-m", module]
 
     def environment(self) -> dict[str, str]:
-        """The process environment: the arm's library first, then this harness, then the caller's own path."""
+        """The process environment: the arm's library first, then this harness, then the caller's own path.
+
+        NumPy's OpenBLAS solves only the tiny systems of the schedule design: two threads of it took 69 s where one took
+        1.4 s (2 cores, 2026-11). Torch has its own threads.
+        """
         inherited = os.environ.get("PYTHONPATH", "")
         path = [str(self.library), str(_harness_root()), *([inherited] if inherited else []), os.getcwd()]
-        return dict(os.environ) | {"PYTHONPATH": os.pathsep.join(path)}
+        return dict(os.environ) | {"PYTHONPATH": os.pathsep.join(path), "OPENBLAS_NUM_THREADS": "1"}
 
 
 def _harness_root() -> Path:
