@@ -6,6 +6,7 @@ may lack a method that the manifest names: the other arm's plan then stands in, 
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,8 @@ class PlanRequest(Record):
     device_kind: str
     filter: str | None = None
     candidates: tuple[PlannedCase, ...] | None = None
+    imports: tuple[str, ...] = ()
+    """Modules that register methods of one's own."""
     answer: str
     """Path of the file to write."""
 
@@ -43,7 +46,13 @@ class PlanAnswer(Record):
 
 
 def plan_arms(
-    a: Arm, b: Arm, manifest: Manifest, *, device_kind: DeviceKind, filter: str | None
+    a: Arm,
+    b: Arm,
+    manifest: Manifest,
+    *,
+    device_kind: DeviceKind,
+    filter: str | None,
+    imports: tuple[str, ...] = (),
 ) -> tuple[tuple[PlannedCase, ...], tuple[PlannedCase, ...]]:
     """The cases of both arms; a case that only one registry holds appears on that side only.
 
@@ -52,7 +61,12 @@ def plan_arms(
         MeasurementError: a planning process failed.
     """
     request = PlanRequest(
-        manifest_toml=manifest.to_toml(), origin=manifest.origin, device_kind=device_kind, filter=filter, answer=""
+        manifest_toml=manifest.to_toml(),
+        origin=manifest.origin,
+        device_kind=device_kind,
+        filter=filter,
+        imports=imports,
+        answer="",
     )
     answers = {arm.label: _ask(arm, request) for arm in (a, b)}
     if all(answer.error for answer in answers.values()):
@@ -91,6 +105,8 @@ def _ask(arm: Arm, request: PlanRequest) -> PlanAnswer:
 
 
 def _answer(request: PlanRequest) -> PlanAnswer:
+    for module in request.imports:
+        importlib.import_module(module)
     if request.candidates is not None:
         return PlanAnswer(cases=tuple(planned for planned in request.candidates if _serves(planned.case)))
     from harness.manifest import parse_manifest

@@ -256,8 +256,10 @@ def _above_ceiling(row: CaseVerdict, first: Evidence, rules: GateRules) -> str |
 
 
 def _worst_error(case: CaseSummary | None) -> float | None:
-    errors = [q.relative_error for q in case.quality if q.relative_error is not None] if case else []
-    return max(errors, default=None)
+    """Over the problem seeds; None for a case that failed: that is judged as such."""
+    if case is None or case.outcome not in _SOUND:
+        return None
+    return max((q.relative_error for q in case.quality if q.relative_error is not None), default=None)
 
 
 # --- the whole --------------------------------------------------------------------------------------------------------

@@ -10,13 +10,13 @@ import secrets
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 
 from harness import environment, stats
 from harness.arms import Arm
 from harness.launcher import Observer
-from harness.paths import project_root
 from harness.records import PlannedCase, RunRecord
-from harness.runner import QUALITY_LAUNCH, RunRequest, Session
+from harness.runner import QUALITY_LAUNCH, RunRequest, Session, measured_source
 from harness.store import Store
 
 
@@ -28,6 +28,8 @@ class PairedRequest:
         base: manifest, device, store and number of pairs (`launches`).
         a, b: reference and candidate.
         cases_a, cases_b: what each arm can measure.
+        first: the arm whose launch comes first; B reverses the order to B A A B ...
+        launch_zero: `quality` judges every case before timing; `none` times alone, for cases judged before.
     """
 
     base: RunRequest
@@ -35,6 +37,8 @@ class PairedRequest:
     b: Arm
     cases_a: tuple[PlannedCase, ...]
     cases_b: tuple[PlannedCase, ...]
+    first: Literal["A", "B"] = "A"
+    launch_zero: Literal["quality", "none"] = "quality"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +66,11 @@ def run_paired(request: PairedRequest, *, observer: Observer) -> PairedRuns:
             store.create_run(record)
             sessions[side] = Session(request.base, record, arms[side], observer)
             stack.enter_context(sessions[side].recording())
-        for session in sessions.values():
-            session.measure(QUALITY_LAUNCH)
+        if request.launch_zero == "quality":
+            for session in sessions.values():
+                session.measure(QUALITY_LAUNCH)
         measured = {"A": 0, "B": 0}
-        for side in stats.interleaved(request.base.launches):
+        for side in stats.interleaved(request.base.launches, first=request.first):
             measured[side] += 1
             sessions[side].measure(measured[side])
     return PairedRuns(a=sessions["A"].run, b=sessions["B"].run)
@@ -75,8 +80,6 @@ def _record(
     request: PairedRequest, arm: Arm, cases: tuple[PlannedCase, ...], run_id: str, other: str, now: datetime
 ) -> RunRecord:
     base = request.base
-    here = environment.source_identity(project_root())
-    source = here if arm.revision is None else here.model_copy(update={"revision": arm.revision, "dirty": False})
     return RunRecord(
         run_id=run_id,
         created_at=now.isoformat(timespec="seconds"),
@@ -88,7 +91,7 @@ def _record(
         seed=base.manifest.seed,
         machine=environment.machine_identity(base.device),
         software=environment.software_identity(),
-        source=source,
+        source=measured_source(arm),
         cases=cases,
         arm=arm.label,
         paired_with=other,

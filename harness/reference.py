@@ -90,7 +90,7 @@ def compare_run(store: Store, run_id: str, against: str | None = None, force: bo
     reference = resolve_reference(store, run, against)
     if reference is None:
         return None
-    comparison = compare(store.summary(run.run_id), _narrowed(reference.summary, run), kind=reference.kind, force=force)
+    comparison = compare(store.summary(run.run_id), narrowed(reference.summary, run), kind=reference.kind, force=force)
     if run.run_id not in reference.summary.runs_merged:
         return comparison
     return comparison.model_copy(update={"notes": (*comparison.notes, OWN_BASELINE)})
@@ -158,7 +158,7 @@ def _planned(run: RunRecord) -> frozenset[str]:
     return frozenset(planned.case.case_id for planned in run.cases)
 
 
-def _narrowed(reference: RunSummary, run: RunRecord) -> RunSummary:
+def narrowed(reference: RunSummary, run: RunRecord) -> RunSummary:
     """The reference without the cases that the run's filter left out on purpose: they are not missing."""
     if run.filter is None:
         return reference

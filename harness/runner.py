@@ -19,14 +19,14 @@ from harness.arms import Arm, current_arm
 from harness.errors import UsageError
 from harness.launcher import Launcher, LaunchRequest, Observer, read_launch, shard_path
 from harness.paths import project_root, run_folder
-from harness.records import LaunchRecord, Outcome, PlannedCase, RunRecord, RunStatus
+from harness.records import LaunchRecord, Outcome, PlannedCase, RunRecord, RunStatus, SourceIdentity
 from harness.store import Store
 from harness.sweep import launch_order
 
 if TYPE_CHECKING:
     from harness.manifest import Manifest
 
-__all__ = ["Observer", "RunRequest", "Session", "run_sweep"]
+__all__ = ["Observer", "RunRequest", "Session", "measured_source", "run_sweep"]
 
 QUALITY_LAUNCH = 0
 
@@ -42,6 +42,7 @@ class RunRequest:
         store: the DuckDB file.
         resume: id of an unfinished run to go on with; its plan then replaces `cases`, `launches` and `filter`.
         imports: modules that register methods of one's own, imported by every worker.
+        arm: the library to measure; None: the sources of the running program.
     """
 
     manifest: Manifest
@@ -53,6 +54,7 @@ class RunRequest:
     resume: str | None = None
     imports: tuple[str, ...] = ()
     note: str | None = None
+    arm: Arm | None = None
 
 
 class Session:
@@ -128,7 +130,7 @@ def run_sweep(request: RunRequest, *, observer: Observer) -> RunRecord:
         KeyboardInterrupt: passed on after the run is stored as `interrupted` with its finished cases.
     """
     run = _resumable(request) if request.resume else _created(request)
-    session = Session(request, run, current_arm(), observer)
+    session = Session(request, run, request.arm or current_arm(), observer)
     launches = range(QUALITY_LAUNCH, run.launches + 1)
     with session.recording():
         if request.resume:
@@ -153,12 +155,21 @@ def _created(request: RunRequest) -> RunRecord:
         seed=manifest.seed,
         machine=environment.machine_identity(request.device),
         software=environment.software_identity(),
-        source=environment.source_identity(project_root()),
+        source=measured_source(request.arm),
         cases=request.cases,
+        arm=request.arm.label if request.arm else None,
         note=request.note,
     )
     Store(request.store).create_run(run)
     return run
+
+
+def measured_source(arm: Arm | None) -> SourceIdentity:
+    """Which code an arm measures: its commit, or the sources of the running program."""
+    here = environment.source_identity(project_root())
+    if arm is None or arm.revision is None:
+        return here
+    return here.model_copy(update={"revision": arm.revision, "dirty": False})
 
 
 def _resumable(request: RunRequest) -> RunRecord:
