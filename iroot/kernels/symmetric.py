@@ -1,0 +1,259 @@
+# Device functions carry no Python types, and Triton has no type information:
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-calls=False
+# mypy: disallow-untyped-decorators=False
+"""D = alpha A B^T + beta C + gamma I where the result is known to be symmetric: half the work of a full product.
+
+Only tiles on or below the diagonal are computed, and each is stored twice, as it is and transposed, so D is exactly
+symmetric. A Gram matrix has B = A; A B for commuting symmetric A and B has B^T = B. Tiles come from
+`iroot/kernels/tiling.py`; no two programs write one element and none reads what another wrote, so results repeat bit
+for bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from iroot.errors import InvalidInputError
+from iroot.kernels.operands import (
+    OPERAND_DTYPES,
+    TRITON_DTYPES,
+    Operand,
+    descriptor,
+    empty_aligned,
+    load_block,
+    operand,
+    processors,
+    symmetric_operand,
+)
+from iroot.kernels.tiling import Tiling, choose_tiling, schedule
+
+
+@triton.jit
+def _product(
+    a, b, batch, row, col, depth,
+    BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, PROMOTE_K: tl.constexpr,
+    A_ALONG_K: tl.constexpr, B_ALONG_K: tl.constexpr,
+):  # fmt: skip
+    """A[row:, :] B[col:, :]^T, one BLOCK x BLOCK tile in float32."""
+    total = tl.zeros((BLOCK, BLOCK), tl.float32)
+    if PROMOTE_K:
+        for start in range(0, depth, PROMOTE_K):
+            part = tl.zeros((BLOCK, BLOCK), tl.float32)
+            for k in range(start, min(start + PROMOTE_K, depth), BLOCK_K):
+                left = load_block(a, batch, row, k, BLOCK, BLOCK_K, A_ALONG_K)
+                right = load_block(b, batch, col, k, BLOCK, BLOCK_K, B_ALONG_K)
+                part = tl.dot(left, right.T, part)
+            total += part
+    else:
+        for k in range(0, depth, BLOCK_K):
+            left = load_block(a, batch, row, k, BLOCK, BLOCK_K, A_ALONG_K)
+            right = load_block(b, batch, col, k, BLOCK, BLOCK_K, B_ALONG_K)
+            total = tl.dot(left, right.T, total)
+    return total
+
+
+@triton.jit
+def _wide_product(
+    a, b, b_tail, batch, row, col, depth,
+    BLOCK: tl.constexpr, TAIL: tl.constexpr, BLOCK_K: tl.constexpr, PROMOTE_K: tl.constexpr,
+    A_ALONG_K: tl.constexpr, B_ALONG_K: tl.constexpr,
+):  # fmt: skip
+    """The same for BLOCK + TAIL columns, as two accumulators: a block's side is a power of two in Triton."""
+    total = tl.zeros((BLOCK, BLOCK), tl.float32)
+    total_tail = tl.zeros((BLOCK, TAIL), tl.float32)
+    if PROMOTE_K:
+        for start in range(0, depth, PROMOTE_K):
+            part = tl.zeros((BLOCK, BLOCK), tl.float32)
+            part_tail = tl.zeros((BLOCK, TAIL), tl.float32)
+            for k in range(start, min(start + PROMOTE_K, depth), BLOCK_K):
+                left = load_block(a, batch, row, k, BLOCK, BLOCK_K, A_ALONG_K)
+                right = load_block(b, batch, col, k, BLOCK, BLOCK_K, B_ALONG_K)
+                right_tail = load_block(b_tail, batch, col + BLOCK, k, TAIL, BLOCK_K, B_ALONG_K)
+                part = tl.dot(left, right.T, part)
+                part_tail = tl.dot(left, right_tail.T, part_tail)
+            total += part
+            total_tail += part_tail
+    else:
+        for k in range(0, depth, BLOCK_K):
+            left = load_block(a, batch, row, k, BLOCK, BLOCK_K, A_ALONG_K)
+            right = load_block(b, batch, col, k, BLOCK, BLOCK_K, B_ALONG_K)
+            right_tail = load_block(b_tail, batch, col + BLOCK, k, TAIL, BLOCK_K, B_ALONG_K)
+            total = tl.dot(left, right.T, total)
+            total_tail = tl.dot(left, right_tail.T, total_tail)
+    return total, total_tail
+
+
+@triton.jit
+def _finish(product, c, batch, row, col, alpha, beta, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """alpha A B^T + beta C in float32, one tile."""
+    value = product * alpha
+    if c is not None:
+        value += beta * c.load([batch, row, col]).reshape(ROWS, COLUMNS).to(tl.float32)
+    return value
+
+
+@triton.jit
+def _store_twice(
+    value, d, d_mirror, batch, row, col, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DTYPE: tl.constexpr
+):  # fmt: skip
+    """D[row:, col:] = value and D[col:, row:] = value^T."""
+    rounded = value.to(DTYPE)
+    d.store([batch, row, col], rounded.reshape(1, ROWS, COLUMNS))
+    d_mirror.store([batch, col, row], rounded.T.reshape(1, COLUMNS, ROWS))
+
+
+@triton.jit
+def _symmetric_kernel(
+    programs,  # (number of programs, 4) int32: see tiling.Program
+    a,  # (batches, n, depth)
+    b,  # (batches, n, depth), the same tensor as a for a Gram matrix
+    b_tail,  # b again, in blocks of TAIL rows; None without a tail
+    c,  # (batches, n, n) symmetric, or None
+    c_tail,
+    d,  # (batches, n, n)
+    d_tail,
+    d_tail_mirror,
+    depth, alpha, beta, gamma,
+    BLOCK: tl.constexpr, TAIL: tl.constexpr, BLOCK_K: tl.constexpr, PROMOTE_K: tl.constexpr,
+    A_ALONG_K: tl.constexpr, B_ALONG_K: tl.constexpr, DTYPE: tl.constexpr, OVERLAP: tl.constexpr,
+):  # fmt: skip
+    """One tile per program. Programs start in order of their number."""
+    program = programs + 4 * tl.program_id(0)
+    batch = tl.load(program)
+    row = tl.load(program + 1)
+    col = tl.load(program + 2)
+    wide = tl.load(program + 3)
+    if OVERLAP:
+        # Everything above may run while the previous kernel finishes; everything below reads what it wrote.
+        gdc_wait()
+        gdc_launch_dependents()
+    if TAIL > 0 and wide == 1:
+        head, tail = _wide_product(
+            a, b, b_tail, batch, row, col, depth, BLOCK, TAIL, BLOCK_K, PROMOTE_K, A_ALONG_K, B_ALONG_K
+        )  # fmt: skip
+        head = _finish(head, c, batch, row, col, alpha, beta, BLOCK, BLOCK)
+        _store_twice(head, d, d, batch, row, col, BLOCK, BLOCK, DTYPE)
+        tail = _finish(tail, c_tail, batch, row, col + BLOCK, alpha, beta, BLOCK, TAIL)
+        _store_twice(tail, d_tail, d_tail_mirror, batch, row, col + BLOCK, BLOCK, TAIL, DTYPE)
+    else:
+        value = _product(a, b, batch, row, col, depth, BLOCK, BLOCK_K, PROMOTE_K, A_ALONG_K, B_ALONG_K)
+        value = _finish(value, c, batch, row, col, alpha, beta, BLOCK, BLOCK)
+        if row == col:
+            i = tl.arange(0, BLOCK)[:, None]
+            j = tl.arange(0, BLOCK)[None, :]
+            rounded = tl.where(i == j, value + gamma, value).to(DTYPE)
+            d.store([batch, row, col], tl.where(i >= j, rounded, rounded.T).reshape(1, BLOCK, BLOCK))
+        else:
+            _store_twice(value, d, d, batch, row, col, BLOCK, BLOCK, DTYPE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """The scalars of alpha A B^T + beta C + gamma I."""
+
+    alpha: float = 1.0
+    beta: float = 0.0
+    gamma: float = 0.0
+
+
+def symmetric_product(
+    A: Tensor,
+    B: Tensor,
+    C: Tensor | None = None,
+    *,
+    terms: Terms = Terms(),
+    output: torch.dtype | None = None,
+    tiling: Tiling | None = None,
+) -> Tensor:
+    """alpha A B^T + beta C + gamma I for operands whose result is symmetric; only its lower triangle is computed.
+
+    Operands may have any strides; one whose rows and columns are both strided, or not in steps of 16 bytes, is copied
+    first. The first call of a shape must not be recorded in a CUDA graph: it compiles and uploads the list of tiles.
+
+    Args:
+        A: (..., n, k) bfloat16 or float16.
+        B: as A. B = A gives a Gram matrix; for symmetric A and B that commute it gives A B.
+        C: (..., n, n) symmetric, or None.
+        terms: alpha, beta and gamma.
+        output: dtype of the result, of A's dtype or float32; A's dtype by default.
+        tiling: kernel configuration; by default `choose_tiling` takes the one with the shortest busiest multiprocessor.
+
+    Returns:
+        (..., n, n), exactly symmetric. Entries are float32 sums rounded once. With n not a multiple of 8 (4 for
+        float32) it is a view into rows padded to one.
+
+    Raises:
+        InvalidInputError: shapes or dtypes do not match, or beta is not 0 and C is None.
+    """
+    _check(A, B, C, terms)
+    *batch, n, _ = A.shape
+    dtype = A.dtype if output is None else output
+    D = empty_aligned((A.shape[:-2].numel(), n, n), dtype, A.device)
+    if D.numel():
+        tiling = tiling or choose_tiling(n, D.shape[0], processors=processors(A.device))
+        same = B is A
+        left = operand(A)
+        _launch(left, left if same else operand(B), None if terms.beta == 0.0 else C, D, terms, tiling)
+    return D.reshape(*batch, n, n) if len(batch) != 1 else D
+
+
+def _launch(A: Operand, B: Operand, C: Tensor | None, D: Tensor, terms: Terms, tiling: Tiling) -> None:
+    block, tail, block_k = tiling.block, tiling.tail, tiling.block_k
+    batches, n, depth = A.tensor.shape
+    programs = _device_programs(n, batches, block, tail, D.device)
+    addend = None if C is None else symmetric_operand(C)
+    left = A.descriptor(block, block_k)
+    overlap = D.device.type == "cuda"
+    _symmetric_kernel[(programs.shape[0],)](
+        programs,
+        left,
+        left if B is A else B.descriptor(block, block_k),
+        B.descriptor(tail, block_k) if tail else None,
+        None if addend is None else descriptor(addend, block, block),
+        None if addend is None or not tail else descriptor(addend, block, tail),
+        descriptor(D, block, block),
+        descriptor(D, block, tail) if tail else None,
+        descriptor(D, tail, block) if tail else None,
+        depth,
+        terms.alpha,
+        terms.beta,
+        terms.gamma,
+        BLOCK=block,
+        TAIL=tail,
+        BLOCK_K=block_k,
+        PROMOTE_K=tiling.promote_k,
+        A_ALONG_K=A.along_k,
+        B_ALONG_K=B.along_k,
+        DTYPE=TRITON_DTYPES[D.dtype],
+        OVERLAP=overlap,
+        num_warps=tiling.warps,
+        num_stages=tiling.stages,
+        launch_pdl=overlap,
+    )
+
+
+def _check(A: Tensor, B: Tensor, C: Tensor | None, terms: Terms) -> None:
+    if A.dtype not in OPERAND_DTYPES:
+        raise InvalidInputError(f"A must be bfloat16 or float16, got {A.dtype}; cast it, or use torch.matmul")
+    if A.ndim < 2 or A.shape[-1] == 0 or B.shape != A.shape or B.dtype != A.dtype:
+        raise InvalidInputError(
+            f"A and B must be two (..., n, k) tensors of one shape and dtype, k >= 1, got {tuple(A.shape)} {A.dtype} "
+            f"and {tuple(B.shape)} {B.dtype}"
+        )
+    if terms.beta != 0.0:
+        expected = (*A.shape[:-1], A.shape[-2])
+        if C is None or tuple(C.shape) != expected or C.dtype not in TRITON_DTYPES:
+            received = "None" if C is None else f"{tuple(C.shape)} {C.dtype}"
+            raise InvalidInputError(f"beta C needs a 16-bit or float32 C of shape {expected}, got {received}")
+
+
+@lru_cache(maxsize=256)
+def _device_programs(n: int, batches: int, block: int, tail: int, device: torch.device) -> Tensor:
+    return torch.tensor(schedule(n, batches, block, tail), dtype=torch.int32, device=device)
