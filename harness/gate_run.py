@@ -155,8 +155,10 @@ def _run_request(request: GateRequest, *, launches: int) -> RunRequest:
 def _concluded(request: GateRequest, first: Evidence, *, base: str, observer: Observer) -> GateResult:
     routed = route(first)
     fresh = _measured_again(request, first, routed, observer) if routed and request.base else None
+    policy = request.manifest.gate
     rules = GateRules(
-        policy=request.manifest.gate,
+        # A filter leaves cases out on purpose, required ones too.
+        policy=policy if request.filter is None else policy.model_copy(update={"required": ()}),
         today=request.today,
         waivers=request.waivers,
         stated=stated_errors(first.candidate.run.cases),

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import ab, baseline, compare, env, housekeeping, report, run, verify
+from harness.cli import ab, baseline, compare, env, gate, housekeeping, report, run, verify
 from harness.cli.common import errors_console
 from harness.errors import ExitCode, HarnessError
 
@@ -37,6 +37,7 @@ bench.command("run")(run.run)
 bench.command("compare")(compare.compare)
 bench.command("report")(report.report)
 bench.command("ab")(ab.ab)
+bench.command("gate")(gate.gate)
 bench.command("runs")(housekeeping.runs)
 bench.command("show")(housekeeping.show)
 bench.command("export")(housekeeping.export)

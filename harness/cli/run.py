@@ -85,7 +85,7 @@ def run(
     table |= {"seeds": seeds} if seeds is not None else {}
     table |= {"target_error": target_error} if target_error is not None else {}
     for module in imports or []:
-        _import_module(module)
+        import_module(module)
     if resume is not None:
         others = {"MANIFEST": manifest, "--filter": filter, "--launches": launches, "sweep flags": table or None}
         _refuse_beside_resume([name for name, value in others.items() if value is not None])
@@ -102,7 +102,8 @@ def run(
         _measure(request, compare=compare, as_json=json)
 
 
-def _import_module(name: str) -> None:
+def import_module(name: str) -> None:
+    """Import a module that registers methods, or raise UsageError."""
     try:
         importlib.import_module(name)
     except ImportError as error:
