@@ -68,15 +68,12 @@ def plan_arms(
         imports=imports,
         answer="",
     )
-    answers = {arm.label: _ask(arm, request) for arm in (a, b)}
-    if all(answer.error for answer in answers.values()):
-        raise UsageError(answers[b.label].error or "no case")
-    declared = {
-        planned.case.case_id: planned for answer in (answers[b.label], answers[a.label]) for planned in answer.cases
-    }
-    return _settled(a, answers[a.label], declared.values(), request), _settled(
-        b, answers[b.label], declared.values(), request
-    )
+    answer_a = _ask(a, request)
+    answer_b = answer_a if a == b else _ask(b, request)
+    if answer_a.error and answer_b.error:
+        raise UsageError(answer_b.error)
+    declared = {planned.case.case_id: planned for answer in (answer_b, answer_a) for planned in answer.cases}
+    return _settled(a, answer_a, declared.values(), request), _settled(b, answer_b, declared.values(), request)
 
 
 def _settled(

@@ -1,0 +1,62 @@
+"""What each arm of an A/B can measure, asked of real libraries that differ."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import iroot
+from harness.arm_plan import plan_arms
+from harness.arms import Arm, current_arm, resolve_arm
+from harness.errors import UsageError
+from harness.manifest import Manifest, parse_manifest
+
+EVERY_METHOD = """
+name = "tiny"
+[[sweep]]
+task = "inverse_root"
+method = "role:method"
+precision = "fp32"
+p = 2
+n = 8
+problem = "wishart"
+"""
+ONE_METHOD = EVERY_METHOD.replace("role:method", "newton_db")
+
+
+@pytest.fixture(scope="module")
+def older(tmp_path_factory: pytest.TempPathFactory) -> Arm:
+    """This library before newton_db was added."""
+    folder = tmp_path_factory.mktemp("older")
+    source = Path(iroot.__file__).parent
+    shutil.copytree(source, folder / "iroot", ignore=shutil.ignore_patterns("tests", "__pycache__"))
+    (folder / "iroot" / "methods" / "newton_db.py").unlink()
+    return resolve_arm(str(folder), repository=folder, exports=folder / "exports")
+
+
+def manifest(text: str) -> Manifest:
+    return parse_manifest(text, origin="tiny.toml")
+
+
+def names(cases: tuple[object, ...]) -> set[str]:
+    return {planned.case.method for planned in cases}  # type: ignore[attr-defined]
+
+
+def test_each_arm_plans_by_its_own_registry(older: Arm) -> None:
+    cases_a, cases_b = plan_arms(older, current_arm(), manifest(EVERY_METHOD), device_kind="cpu", filter=None)
+    assert names(cases_b) - names(cases_a) == {"newton_db"}
+    assert names(cases_a) < names(cases_b)
+
+
+def test_a_method_that_one_arm_lacks_is_planned_for_the_other(older: Arm) -> None:
+    cases_a, cases_b = plan_arms(older, current_arm(), manifest(ONE_METHOD), device_kind="cpu", filter=None)
+    assert "newton_db" not in names(cases_a)
+    assert "newton_db" in names(cases_b)
+    assert names(cases_a) == {"cublas", "device_copy"}, "the controls, which both arms hold"
+
+
+def test_a_manifest_that_fits_neither_arm_is_refused_with_its_reason(older: Arm) -> None:
+    with pytest.raises(UsageError, match="--filter 'n=99' keeps none"):
+        plan_arms(older, older, manifest(EVERY_METHOD), device_kind="cpu", filter="n=99")
