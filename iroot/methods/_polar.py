@@ -60,11 +60,11 @@ def polar_factor(operands: Operands, ops: Ops, recipe: Recipe) -> Tensor:
     G = require_matrix(operands)
     tall = G.shape[-2] > G.shape[-1]
     X = ops.cast(G.mT if tall else G)
-    X = _normalise(X, recipe, ops)
+    X = normalise(X, recipe, ops)
     A = ops.gram(X)
     if recipe.normalisation == "gram":
         # The rounded product may be too small by a factor 1 - 2 u, and its root by 1 - u.
-        X, A = _normalise_by_gram(X, A, recipe.margin * (1.0 + ops.precision.unit_roundoff), ops)
+        X, A = normalise_by_gram(X, A, recipe.margin * (1.0 + ops.precision.unit_roundoff), ops)
     first, *others = recipe.coefficients
     X = _step(X, A, first, ops)
     for triple in others:
@@ -77,7 +77,7 @@ def _step(X: Tensor, A: Tensor, triple: OddQuintic, ops: Ops) -> Tensor:
     return ops.symmetric_apply(ops.symmetric_quadratic(A, 0.0, b, c), X, beta=a)
 
 
-def _normalise(X: Tensor, recipe: Recipe, ops: Ops) -> Tensor:
+def normalise(X: Tensor, recipe: Recipe, ops: Ops) -> Tensor:
     """X / (margin ||X||_F + epsilon) in new memory; `gram` applies its margin later."""
     working = torch.promote_types(X.dtype, torch.float32)
     bound = _frobenius_norm(X, torch.promote_types(X.dtype, recipe.norm_dtype))
@@ -93,7 +93,7 @@ def _normalise(X: Tensor, recipe: Recipe, ops: Ops) -> Tensor:
     return ops.cast(X.clone().div_(bound))
 
 
-def _normalise_by_gram(X: Tensor, A: Tensor, margin: float, ops: Ops) -> tuple[Tensor, Tensor]:
+def normalise_by_gram(X: Tensor, A: Tensor, margin: float, ops: Ops) -> tuple[Tensor, Tensor]:
     """X / bound and A / bound^2 for bound = margin ||A||_F^(1/2) >= sigma_max(X), A = X X^T; in place."""
     norm = _frobenius_norm(A, torch.promote_types(A.dtype, torch.float32))
     square = (norm * margin**2).clamp_min(_SMALLEST_GRAM_NORM)
@@ -128,20 +128,30 @@ def polar_accuracy(workload: Workload, recipe: Recipe) -> float | None:
     """
     if workload.lower is None or workload.precision in QUANTISED:
         return None
-    rank, longer = sorted((workload.m, workload.n))
+    rank = min(workload.m, workload.n)
     looseness = rank**0.25 if recipe.normalisation == "gram" else rank**0.5  # bound / sigma_max is at most this
     smallest = min(1.0, workload.lower / (recipe.margin * looseness))
     amplification = min(math.prod(a for a, _, _ in recipe.coefficients), 1.0 / smallest)
-    u = get_precision(workload.precision).unit_roundoff
-    rounding = 8.0 * u + longer**0.5 * min(u, 2.0**-24)
-    error = composition_error(recipe.coefficients, smallest) + rounding * amplification
+    error = composition_error(recipe.coefficients, smallest) + rounding_level(workload) * amplification
     return error if error < 0.5 else None
+
+
+def rounding_level(workload: Workload) -> float:
+    """8 u + sqrt(s) u_sum: what the products of one step may add, relative to the largest singular value."""
+    u = get_precision(workload.precision).unit_roundoff
+    return 8.0 * u + math.sqrt(max(workload.m, workload.n)) * min(u, 2.0**-24)
 
 
 def composition_error(coefficients: tuple[OddQuintic, ...], lower: float) -> float:
     """max |1 - f(s)| over s in [lower, 1] on a grid of 4000 points, f the composition of the quintics."""
+    low, high = composition_range(coefficients, lower)
+    return max(abs(1.0 - low), abs(1.0 - high))
+
+
+def composition_range(coefficients: tuple[OddQuintic, ...], lower: float) -> tuple[float, float]:
+    """Smallest and largest f(s) over s in [lower, 1] on a grid of 4000 points, f the composition of the quintics."""
     s = np.concatenate([np.geomspace(lower, 1.0, 2000), np.linspace(lower, 1.0, 2000)])
     for a, b, c in coefficients:
         square = s * s
         s = s * (a + square * (b + square * c))
-    return float(np.abs(1.0 - s).max())
+    return float(s.min()), float(s.max())
