@@ -349,6 +349,16 @@ NAMED_TABLES: dict[str, NamedTable] = {
             source="Jiacheng You, 2025, five quintics tuned together, as shipped by Dion and modded-nanogpt",
         ),
         NamedTable(
+            name="turbo_muon",
+            coefficients=(
+                (4.6051, -9.6552, 5.6769), (4.7505, -6.0861, 2.1790), (2.7763, -2.3190, 0.5523),
+                (2.4231, -2.2861, 0.8193),
+            ),
+            lower=None, safety=1.0, limit=None,
+            source="Boissin, Massena, Mamalet, Serrurier, Turbo-Muon, 2025, arXiv 2512.04632; four quintics searched "
+            "for input with rows rescaled by AOL",
+        ),
+        NamedTable(
             name="polar_express",
             coefficients=(
                 (8.28721201814563, -23.595886519098837, 17.300387312530933),

@@ -65,11 +65,17 @@ def polar_factor(operands: Operands, ops: Ops, recipe: Recipe) -> Tensor:
     if recipe.normalisation == "gram":
         # The rounded product may be too small by a factor 1 - 2 u, and its root by 1 - u.
         X, A = normalise_by_gram(X, A, recipe.margin * (1.0 + ops.precision.unit_roundoff), ops)
-    first, *others = recipe.coefficients
+    X = quintic_steps(X, A, recipe.coefficients, ops)
+    return (X.mT if tall else X).to(G.dtype)
+
+
+def quintic_steps(X: Tensor, A: Tensor, coefficients: tuple[OddQuintic, ...], ops: Ops) -> Tensor:
+    """The composition of the quintics at X (..., r, s); A = X X^T serves the first one."""
+    first, *others = coefficients
     X = _step(X, A, first, ops)
     for triple in others:
         X = _step(X, ops.gram(X), triple, ops)
-    return (X.mT if tall else X).to(G.dtype)
+    return X
 
 
 def _step(X: Tensor, A: Tensor, triple: OddQuintic, ops: Ops) -> Tensor:

@@ -18,6 +18,7 @@ from iroot.schedules import named_table
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SPECS = tuple(methods("polar"))
 ITERATIVE = tuple(spec for spec in SPECS if spec.name != "svd")
+STATING = tuple(spec for spec in SPECS if spec.role != "opponent" and spec.name != "aol")
 
 
 def served(specs: tuple[MethodSpec, ...], names: tuple[str, ...]) -> list[object]:
@@ -66,8 +67,14 @@ def orthogonality(X: Tensor) -> float:
 SHAPES = [(32, 32), (32, 80), (80, 32), (2, 32, 48), (2, 2, 48, 32)]
 
 # Largest distance to the true factor for condition number 4: the band in which each published set leaves the singular
-# values of such a matrix ([0.68, 1.13], [0.978, 1.032], [0.87, 1.124]), plus the format's rounding.
-PUBLISHED_BAND = {"jordan_newton_schulz": 0.32, "you_newton_schulz": 0.033, "polar_express_published": 0.131}
+# values of such a matrix ([0.68, 1.13], [0.978, 1.032], [0.87, 1.124]), plus the format's rounding. `aol`, with the
+# rescaling of its rows: 0.042 measured in float64.
+PUBLISHED_BAND = {
+    "aol": 0.043,
+    "jordan_newton_schulz": 0.32,
+    "polar_express_published": 0.131,
+    "you_newton_schulz": 0.033,
+}
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -161,11 +168,11 @@ def test_polar_express_converges_to_rounding_level() -> None:
 
 @pytest.mark.parametrize("kappa", [3.0, 100.0, 1e4])
 @pytest.mark.parametrize("precision", ["fp32", "bf16_emulated", "fp16_emulated"])
-@pytest.mark.parametrize("spec", [spec for spec in SPECS if spec.role != "opponent"], ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", STATING, ids=lambda spec: spec.name)
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="emulated precisions are for machines without the unit")
 def test_stated_accuracy_holds_on_broad_spectra(spec: MethodSpec, precision: str, kappa: float) -> None:
     if precision not in spec.precisions:
-        assert spec.name == "svd"
+        assert spec.name in ("svd", "graded_gram")
         return
     A = make_ops(precision, DEVICE).cast(posed(64, 128, kappa=kappa))
     sigma = torch.linalg.svdvals(A.double())

@@ -123,7 +123,7 @@ def test_product_counts_by_hand() -> None:
 
 
 def test_named_tables() -> None:
-    assert set(NAMED_TABLES) == {"keller_jordan", "jiacheng_you", "polar_express"}
+    assert set(NAMED_TABLES) == {"keller_jordan", "jiacheng_you", "polar_express", "turbo_muon"}
     assert named_table("keller_jordan").take(7) == ((3.4445, -4.7750, 2.0315),) * 7
     taken = named_table("polar_express").take(10)
     assert taken[0][0] == pytest.approx(8.28721201814563 / 1.01)
