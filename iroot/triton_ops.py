@@ -5,12 +5,15 @@ Only the products that its kernels make faster differ from `FloatingOps`, whose 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from iroot.kernels.multiply_add import multiply_add
-from iroot.kernels.operands import OPERAND_DTYPES
+from iroot.kernels.multiply_add import beats_addmm, multiply_add
+from iroot.kernels.operands import OPERAND_DTYPES, processors
 from iroot.kernels.symmetric import Terms, symmetric_product
 from iroot.precision import Precision
 from iroot.torch_ops import FloatingOps
@@ -18,76 +21,117 @@ from iroot.torch_ops import FloatingOps
 CAPABILITY = (9, 0)
 """Lowest CUDA compute capability with the units the kernels are written for: TMA and asynchronous tensor cores."""
 
-_LINE_BYTES = 128
+# Rows that start anywhere in a cache line double the traffic from L2 (Gram product of 3000 x 3000: 0.99 times cuBLAS's
+# speed; of 4000 x 4000, whose rows start at half a line: 1.20). Smaller matrices than 256 were not measured.
+_ROW_BYTES = 64
 _SMALLEST = 256
+
+# Triton takes about 130 us of the CPU to launch one of these kernels (H100, Triton 3.6, 2026-11-22: five polar steps at
+# 1024 x 1024 take 2.1 ms eager, 0.44 ms by cuBLAS). At 1e11 operations a product outlasts its launch.
+_EAGER_FLOPS = 1e11
 
 
 def serves(precision: Precision, device: torch.device) -> bool:
-    """Whether this backend exists for `precision` on `device`: bf16 and fp16 on Hopper and later, Triton installed."""
-    if device.type != "cuda" or precision.execution != "native" or precision.storage not in OPERAND_DTYPES:
+    """Whether this backend exists for `precision` on `device`: bf16 and fp16 on an NVIDIA Hopper GPU or later."""
+    if device.type != "cuda" or torch.version.hip is not None or precision.name not in ("bf16", "fp16"):
         return False
-    return precision.name in ("bf16", "fp16") and torch.cuda.get_device_capability(device) >= CAPABILITY
+    assert precision.storage in OPERAND_DTYPES
+    return torch.cuda.get_device_capability(device) >= CAPABILITY
 
 
 class TritonOps(FloatingOps):
-    """Products of bf16 and fp16 operands on a Hopper GPU. The first call of a shape compiles: never inside a capture.
+    """Products of bf16 and fp16 operands on a Hopper GPU.
 
-    Whether a product runs here or in cuBLAS depends on shapes and strides alone, so a call gives the same bits eagerly
-    and in a CUDA graph. Under torch.compile and where autograd records, cuBLAS runs.
+    A product that takes less time than its launch runs in these kernels inside a CUDA graph only, and eagerly in
+    cuBLAS. The first eager call of a shape also prepares its kernel (compiles it, uploads its tiles), since a capture
+    cannot; captured without one, the product stays in cuBLAS. So do calls under torch.compile and those that autograd
+    records.
     """
 
     def __init__(self, precision: Precision, device: torch.device) -> None:
         super().__init__(precision, device)
-        # Results known to be symmetric to the last bit, which scaling them in place does not change.
+        # Results of symmetric operations, and whether they are symmetric to the last bit: the kernels' are, and remain
+        # so when scaled in place.
         self._symmetric = WeakIdKeyDictionary()
+        self._prepared: set[tuple[object, ...]] = set()
 
     def gram(self, G: Tensor) -> Tensor:
-        """G G^T, exactly symmetric."""
-        return self._half(G, Terms()) if self._suits(G) else super().gram(G)
+        """G G^T; exactly symmetric where a kernel computes it."""
+        return self._half(G, Terms(), lambda: super(TritonOps, self).gram(G))
 
     def symmetric_matmul(self, A: Tensor, B: Tensor) -> Tensor:
         """A B for A, B symmetric whose product is known to be symmetric (they commute).
 
-        Only a square, A is B, runs as half a product and comes out exactly symmetric. Rounded factors commute roughly:
-        with the lower triangle of A B mirrored, coupled iterations end 1.3 to 2.2 times further from the root (n = 192,
-        fp16 and bf16 emulated, p = 2 and 4, kappa 1e2 to 1e4, 2026-11-22).
+        Only a square, A is B, is ever half a product. Rounded factors commute roughly: with the lower triangle of A B
+        mirrored, coupled iterations end 1.3 to 2.2 times further from the root (n = 192, fp16 and bf16 emulated, p = 2
+        and 4, kappa 1e2 to 1e4, 2026-11-22).
         """
-        return self._half(A, Terms()) if A is B and self._suits(A) else super().symmetric_matmul(A, B)
+        if A is not B:
+            return super().symmetric_matmul(A, B)
+        return self._half(A, Terms(), lambda: super(TritonOps, self).symmetric_matmul(A, A))
 
     def symmetric_quadratic(self, A: Tensor, a: float, b: float, c: float) -> Tensor:
         """a I + b A + c A^2 for A symmetric.
 
-        Half a product where A came out of this object exactly symmetric. For an A that is symmetric up to rounding, the
-        half that is not read matters: coupled iterations end 2 to 5 times further from the root without it (as above).
+        Half a product only where A came out of this object: for an A that is symmetric up to rounding, the half that is
+        not read matters. Coupled iterations end 2 to 5 times further from the root without it (as above).
         """
-        if A not in self._symmetric or not self._suits(A):
-            return super().symmetric_quadratic(A, a, b, c)
-        return self._half(A, Terms(alpha=c, beta=b, gamma=a))
+        library = super().symmetric_quadratic
+        if A not in self._symmetric:
+            return library(A, a, b, c)
+        terms = Terms(alpha=c, beta=b, gamma=a)
+        return self._half(A, terms, lambda: library(A, a, b, c), exact=self._symmetric[A])
 
-    def _half(self, A: Tensor, terms: Terms) -> Tensor:
-        result = symmetric_product(A, A, None if terms.beta == 0.0 else A, terms=terms)
-        self._symmetric[result] = True
+    def _half(self, A: Tensor, terms: Terms, library: Callable[[], Tensor], *, exact: bool = True) -> Tensor:
+        """alpha A A^T + beta A + gamma I; `exact`: whether A A^T may stand for what `library` computes."""
+        if not self._suits(A):
+            return library()
+        addend = None if terms.beta == 0.0 else A
+        choice = self._choose(("half", addend is None, A.shape, A.stride()), 2.0 * A.numel() * A.shape[-2])
+        result = None if choice == "library" else symmetric_product(A, A, addend, terms=terms)
+        by_kernel = choice == "kernel" and exact and result is not None
+        if not by_kernel or result is None:
+            result = library()
+        self._symmetric[result] = by_kernel
         return result
 
     def _multiply_add(self, A: Tensor, B: Tensor, C: Tensor | None, alpha: float, beta: float) -> Tensor:
-        if C is None or not self._suits(A, B, C):
-            return super()._multiply_add(A, B, C, alpha, beta)
-        return multiply_add(A, B, C, alpha=alpha, beta=beta)
+        library = super()._multiply_add
+        if C is None or not self._suits(A, B, C) or C.stride(-1) != 1:
+            return library(A, B, C, alpha, beta)
+        m, n = C.shape[-2:]
+        if not beats_addmm(m, n, C.shape[:-2].numel(), processors=processors(C.device)):
+            return library(A, B, C, alpha, beta)
+        layout = tuple((M.shape, M.stride()) for M in (A, B, C))
+        choice = self._choose(("multiply_add", *layout), 2.0 * C.numel() * A.shape[-1])
+        if choice == "library":
+            return library(A, B, C, alpha, beta)
+        result = multiply_add(A, B, C, alpha=alpha, beta=beta)
+        return result if choice == "kernel" else library(A, B, C, alpha, beta)
+
+    def _choose(self, layout: tuple[object, ...], flops: float) -> Literal["kernel", "library", "prepare"]:
+        """Who computes a product that the kernels suit; `prepare`: run the kernel too, for the captures to come."""
+        if self._capturing():
+            return "kernel" if layout in self._prepared else "library"
+        first = layout not in self._prepared
+        self._prepared.add(layout)
+        if flops >= _EAGER_FLOPS:
+            return "kernel"
+        return "prepare" if first else "library"
+
+    def _capturing(self) -> bool:
+        return self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
     def _suits(self, *operands: Tensor) -> bool:
-        """Whether the kernels are faster.
-
-        Rows that do not start on a cache line cost them up to twice the traffic from L2 (Gram product of 3000 x 3000:
-        0.96 times cuBLAS's speed, against 1.2 to 1.6 for aligned rows; H100, 2026-11-22).
-        """
+        """Whether the kernels take these operands and are not slower for their layout."""
         if torch.compiler.is_compiling():
             return False
         recording = torch.is_grad_enabled() and any(A.requires_grad for A in operands)
         return not recording and all(self._aligned(A) for A in operands)
 
     def _aligned(self, A: Tensor) -> bool:
-        if A.dtype != self.storage or A.ndim < 2 or min(A.shape[-2:]) < _SMALLEST:
+        if A.dtype != self.storage or A.ndim < 2 or A.numel() == 0 or min(A.shape[-2:]) < _SMALLEST:
             return False
         row, col = A.stride()[-2:]
         pitch = row if col == 1 else col if row == 1 else 0
-        return pitch > 0 and pitch * A.element_size() % _LINE_BYTES == 0 and A.data_ptr() % _LINE_BYTES == 0
+        return pitch > 0 and pitch * A.element_size() % _ROW_BYTES == 0 and A.data_ptr() % _ROW_BYTES == 0

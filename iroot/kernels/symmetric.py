@@ -18,7 +18,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+from triton.language.extra.cuda import gdc_wait
 
 from iroot.errors import InvalidInputError
 from iroot.kernels.operands import (
@@ -131,9 +131,10 @@ def _symmetric_kernel(
     col = tl.load(program + 2)
     wide = tl.load(program + 3)
     if OVERLAP:
-        # Everything above may run while the previous kernel finishes; everything below reads what it wrote.
+        # Everything above may run while the previous kernel finishes; everything below reads what it wrote. The next
+        # kernel is never let in early: its programs would fill the first multiprocessors to become free twice over
+        # while others stay empty (five polar steps at 2048 x 2048: 461 us, against 369 for the products by themselves).
         gdc_wait()
-        gdc_launch_dependents()
     if TAIL > 0 and wide == 1:
         head, tail = _wide_product(
             a, b, b_tail, batch, row, col, depth, BLOCK, TAIL, BLOCK_K, PROMOTE_K, A_ALONG_K, B_ALONG_K
