@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import UsageError
-from harness.paths import check_run_id, runs_root
+from harness.paths import is_measured_run_id, runs_root
 from harness.records import RunStatus
 from harness.store import Store
 
@@ -60,7 +59,7 @@ def _statuses(store: Path) -> dict[str, RunStatus]:
 
 def _in_run_folders(root: Path, statuses: dict[str, RunStatus]) -> Iterator[Garbage]:
     for folder in sorted(root.glob("*")):
-        if not (folder.is_dir() and _is_run_id(folder.name)):
+        if not (folder.is_dir() and is_measured_run_id(folder.name)):
             continue  # not ours
         status = statuses.get(folder.name)
         if status is None:
@@ -73,14 +72,6 @@ def _in_run_folders(root: Path, statuses: dict[str, RunStatus]) -> Iterator[Garb
 def _exports(root: Path, statuses: dict[str, RunStatus]) -> Iterator[Garbage]:
     if RunStatus.RUNNING not in statuses.values():  # a running A/B may be measuring one of them
         yield from (_garbage(folder, "exported sources of an A/B") for folder in sorted(root.glob("*")))
-
-
-def _is_run_id(name: str) -> bool:
-    try:
-        check_run_id(name)
-    except UsageError:
-        return False
-    return True
 
 
 def _garbage(path: Path, reason: str) -> Garbage:

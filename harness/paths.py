@@ -16,6 +16,10 @@ from harness.errors import UsageError
 PROJECT_NAME = "iroot"
 
 _RUN_ID = re.compile(r"\d{8}-\d{6}-\w[\w.+-]*-[0-9a-f]{4}", re.ASCII)
+_LIKE_RUN_ID = re.compile(r"\d{8}-\d{6}-", re.ASCII)
+_RUN_NAME = re.compile(r"\w[\w.+-]{0,99}", re.ASCII)
+RESERVED_NAMES = ("latest", "baseline")
+"""Words that commands take in the place of a run."""
 
 
 def project_root() -> Path:
@@ -68,7 +72,17 @@ def run_folder(store: Path, run_id: str) -> Path:
 
 
 def check_run_id(run_id: str) -> str:
-    """Return `run_id` if it is well formed, else raise UsageError."""
-    if not _RUN_ID.fullmatch(run_id):
-        raise UsageError(f"a run id looks like 20250131-235959-quick-0a1b, got {run_id!r}")
+    """Return `run_id` if it is one this program makes or a name given to imported samples, else raise UsageError."""
+    if is_measured_run_id(run_id):
+        return run_id
+    if run_id in RESERVED_NAMES or _LIKE_RUN_ID.match(run_id) or not _RUN_NAME.fullmatch(run_id):
+        raise UsageError(
+            "a run id looks like 20250131-235959-quick-0a1b; an imported run's name has at most 100 letters, digits, "
+            f"'_', '.', '+' or '-' and is not one of {', '.join(RESERVED_NAMES)}; got {run_id!r}"
+        )
     return run_id
+
+
+def is_measured_run_id(name: str) -> bool:
+    """Whether `name` has the form of the ids that measured runs get: time, manifest, four hex digits."""
+    return _RUN_ID.fullmatch(name) is not None

@@ -18,6 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 SCHEMA_VERSION = 1
 """Version of the records in shard files and exported runs; raised on any incompatible change."""
 
+EXTERNAL = "external"
+"""Task of a case that another program timed: its name, held in `Case.method`, is all that is known of it."""
+
+INTERLEAVED = "*"
+"""`RunRecord.paired_with` of an imported run whose launches alternated with those of every run imported likewise."""
+
 OptionValue = bool | int | float | str | tuple[int | float | str, ...]
 
 
@@ -90,7 +96,9 @@ class Case(Record):
 
     @property
     def shape_id(self) -> str:
-        """`MxN[xbBATCH][xkK]`."""
+        """`MxN[xbBATCH][xkK]`, `-` for an external case."""
+        if self.task == EXTERNAL:
+            return "-"
         batch = f"xb{self.batch}" if self.batch != 1 else ""
         columns = f"xk{self.k}" if self.k is not None else ""
         return f"{self.m}x{self.n}{batch}{columns}"
@@ -110,7 +118,9 @@ class Case(Record):
 
     @cached_property
     def case_id(self) -> str:
-        """Readable and stable: `task/method/precision/[p=P/]shape/problem/mode[#options]`."""
+        """Readable and stable: `task/method/precision/[p=P/]shape/problem/mode[#options]`; an external case's name."""
+        if self.task == EXTERNAL:
+            return self.method
         root = [f"p={self.p}"] if self.p is not None else []
         parts = [self.task, self.method, self.precision, *root, self.shape_id, self.problem, str(self.mode)]
         return "/".join(parts) + self.options_id
@@ -264,7 +274,7 @@ class RunRecord(Record):
     arm: str | None = None
     """What the user called the measured library (a revision, a folder, WORKTREE) in an interleaved A/B; else None."""
     paired_with: str | None = None
-    """Run id of the other arm: launches of equal number are pairs."""
+    """Run id of the other arm, or INTERLEAVED: launches of equal number are pairs."""
     note: str | None = None
 
 
@@ -309,6 +319,8 @@ class CaseResult(Record):
     """Largest allocation above the inputs during one call (CUDA), or None."""
     first_call_s: float | None = None
     """Wall time of the very first call in this process: compilation and autotuning included."""
+    injected_effect: float | None = None
+    """Measured effect of a planted slowdown, slowed over plain samples of the same process minus 1."""
     timed_s: float = 0.0
     """Wall time inside timed samples."""
     wall_s: float = 0.0
@@ -344,6 +356,8 @@ class WorkPlan(Record):
     """In the order to measure."""
     shard: str
     """Path of the JSON-lines file to append to."""
+    injection: float | None = None
+    """Slow every sample down by about this fraction, to see whether the verdicts notice (`iroot bench qualify`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from harness.errors import UnlikeMachinesError, UsageError
-from harness.records import Comparison, RunRecord, RunStatus, RunSummary
+from harness.records import EXTERNAL, INTERLEAVED, Comparison, RunRecord, RunStatus, RunSummary
 
 if TYPE_CHECKING:
     from harness.store import Store
@@ -63,7 +63,8 @@ def resolve_reference(store: Store, run: RunRecord, against: str | None) -> Refe
     """
     if against is not None and against != BASELINE:
         return _named_run(store, run, against)
-    if against is None and run.paired_with is not None:
+    if against is None and run.paired_with not in (None, INTERLEAVED):
+        assert run.paired_with is not None
         return _named_run(store, run, run.paired_with)
     baseline = _official_baseline(run)
     if baseline is not None:
@@ -91,9 +92,11 @@ def compare_run(store: Store, run_id: str, against: str | None = None, force: bo
     if reference is None:
         return None
     comparison = compare(store.summary(run.run_id), narrowed(reference.summary, run), kind=reference.kind, force=force)
-    if run.run_id not in reference.summary.runs_merged:
-        return comparison
-    return comparison.model_copy(update={"notes": (*comparison.notes, OWN_BASELINE)})
+    notes = [OWN_BASELINE] if run.run_id in reference.summary.runs_merged else []
+    notes += dict.fromkeys(
+        side.note for side in (run, reference.summary.run) if side.manifest == EXTERNAL and side.note is not None
+    )
+    return comparison.model_copy(update={"notes": (*comparison.notes, *notes)}) if notes else comparison
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +128,8 @@ def _named_run(store: Store, run: RunRecord, against: str) -> Reference:
         raise UsageError(
             f"--against {against}: that is the run itself; name another one (`iroot bench runs` lists them)"
         )
-    kind: ReferenceKind = "paired" if other.run_id == run.paired_with else "run"
+    both_interleaved = run.paired_with == other.paired_with == INTERLEAVED
+    kind: ReferenceKind = "paired" if other.run_id == run.paired_with or both_interleaved else "run"
     return Reference(summary=store.summary(other.run_id), kind=kind)
 
 

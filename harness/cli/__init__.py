@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import ab, baseline, compare, env, gate, housekeeping, report, run, verify
+from harness.cli import ab, baseline, compare, env, gate, housekeeping, import_, report, run, verify
 from harness.cli.common import errors_console
 from harness.errors import ExitCode, HarnessError
 
@@ -41,7 +41,7 @@ bench.command("gate")(gate.gate)
 bench.command("runs")(housekeeping.runs)
 bench.command("show")(housekeeping.show)
 bench.command("export")(housekeeping.export)
-bench.command("import")(housekeeping.import_)
+bench.command("import")(import_.import_)
 bench.command("gc")(housekeeping.gc)
 bench.add_typer(baseline.baseline_app)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness.cli.common import JsonOption, StoreOption, console, errors_console, print_json, store_path
+
+if TYPE_CHECKING:
+    from harness.records import CaseVerdict
 
 RunArgument = Annotated[str, typer.Argument(help="Run id, a unique beginning of it, or 'latest'.")]
 AgainstOption = Annotated[
@@ -18,6 +21,9 @@ AgainstOption = Annotated[
     ),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Compare unlike machines too; every table is marked.")]
+RecordOption = Annotated[
+    bool, typer.Option("--json-full", help="Print the whole record: both sides, machine, controls, notes, verdicts.")
+]
 AllOption = Annotated[bool, typer.Option("--all", help="Show unchanged cases too.")]
 
 
@@ -27,11 +33,13 @@ def compare(
     show_all: AllOption = False,
     force: ForceOption = False,
     json: JsonOption = False,
+    json_full: RecordOption = False,
     store: StoreOption = None,
 ) -> None:
     """Compare a run with the official baseline, or with another run.
 
-    Exit code 0: nothing got worse; 1: a regression, a broken or a missing case; 3: undecided, or no reference.
+    Exit code 0: nothing got worse; 1: a regression, a broken or a missing case; 3: undecided, or no reference. --json
+    prints a list with one object per case: case, verdict, ratio, low, high, launches, mde and more.
 
     Examples:
 
@@ -46,8 +54,10 @@ def compare(
     from harness.store import Store
 
     comparison = compare_run(Store(store_path(store)), run, against, force)
-    if json:
+    if json_full:
         print_json(comparison)
+    elif json:
+        print_json([_row(verdict) for verdict in comparison.verdicts] if comparison is not None else [])
     if comparison is None:
         errors_console().print(
             "nothing to compare with: this machine has neither an official baseline nor an earlier complete run of the "
@@ -55,6 +65,11 @@ def compare(
             soft_wrap=True,
         )
         raise typer.Exit(ExitCode.UNDECIDED)
-    if not json:
+    if not (json or json_full):
         print_comparison(comparison, console(), show_all=show_all)
     raise typer.Exit(exit_code_for(comparison))
+
+
+def _row(verdict: CaseVerdict) -> dict[str, object]:
+    """A verdict as programs read it: `case` is the case's id, its coordinates are left out."""
+    return {"case": verdict.case_id, **verdict.model_dump(mode="json", exclude={"case", "case_id"})}

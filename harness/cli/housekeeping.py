@@ -1,4 +1,4 @@
-"""`iroot bench runs | show | export | import | gc`: what lies in the store and beside it."""
+"""`iroot bench runs | show | export | gc`: what lies in the store and beside it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ ManifestOption = Annotated[str | None, typer.Option("--manifest", help="Only run
 MachineOption = Annotated[str | None, typer.Option("--machine", metavar="CLASS", help="Only runs on this class.")]
 LimitOption = Annotated[int, typer.Option("--limit", min=1, help="The newest so many.")]
 ToOption = Annotated[Path, typer.Option("--to", metavar="FOLDER", help="A new folder.")]
-FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder written by `iroot bench export`.")]
 DaysOption = Annotated[float, typer.Option("--days", min=0, help="Only what was last written this many days ago.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be removed; remove nothing.")]
 
@@ -106,20 +105,6 @@ def export(
 
     folder = export_run(Store(store_path(store)), run, to, format=Format(format))
     console().print(f"wrote {folder}", markup=False, soft_wrap=True)
-
-
-def import_(folder: FolderArgument, store: StoreOption = None) -> None:
-    """Take an exported run into the store, every sample included. An existing run id is refused.
-
-    Example:
-
-        iroot bench import /tmp/run
-    """
-    from harness.store import Store
-    from harness.transfer import import_run
-
-    imported = import_run(Store(store_path(store)), folder)
-    console().print(f"imported {imported.run_id}", markup=False, soft_wrap=True)
 
 
 def gc(

@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from harness.baseline import load_baseline
-from harness.cli import housekeeping
+from harness.cli import housekeeping, import_
 from harness.cli.baseline import baseline_app
 from harness.environment import source_identity
 from harness.errors import BaselineError, StoreError, UsageError
@@ -26,7 +26,7 @@ APP = typer.Typer()
 APP.add_typer(baseline_app, name="baseline")
 for name in ("runs", "show", "export", "gc"):
     APP.command(name)(getattr(housekeeping, name))
-APP.command("import")(housekeeping.import_)
+APP.command("import")(import_.import_)
 
 H100 = make.H100.machine_class
 

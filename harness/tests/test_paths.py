@@ -70,8 +70,26 @@ def test_run_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "run_id", ["", "latest", "../../etc", "20260102-030405-a/b-0a1b", "20260102-030405-quick-0A1B"]
+    "run_id",
+    [
+        "",
+        "latest",
+        "baseline",
+        "..",
+        ".hidden",
+        "a/b",
+        "n" * 101,
+        "../../etc",
+        "20260102-030405-a/b-0a1b",
+        "20260102-030405-quick-0A1B",
+    ],
 )
 def test_malformed_run_ids_are_refused(tmp_path: Path, run_id: str) -> None:
     with pytest.raises(UsageError, match="a run id looks like"):
         paths.run_folder(tmp_path / "s.duckdb", run_id)
+
+
+@pytest.mark.parametrize("name", ["before", "main-3f2a", "3f2a9c", "v1.2+cu130"])
+def test_names_of_imported_runs_are_run_ids_too(tmp_path: Path, name: str) -> None:
+    assert paths.run_folder(tmp_path / "s.duckdb", name) == tmp_path / "runs" / name
+    assert not paths.is_measured_run_id(name)

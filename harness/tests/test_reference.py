@@ -14,7 +14,7 @@ from harness.baseline import promote
 from harness.cli.compare import compare
 from harness.cli.report import report
 from harness.errors import BaselineError, StoreError, UnlikeMachinesError, UsageError
-from harness.records import MachineIdentity, RunRecord, RunStatus, Verdict
+from harness.records import Comparison, MachineIdentity, RunRecord, RunStatus, Verdict
 from harness.reference import Reference, compare_or_reason, compare_run, resolve_reference
 from harness.store import Store
 from harness.tests.factories import H100, make_cases, make_launches, make_run, make_summary
@@ -222,8 +222,14 @@ def test_compare_exits_0_or_1(store: Store, app: typer.Typer) -> None:
     assert (fine.exit_code, fine.stdout.splitlines()[-1]) == (0, "No significant change among 3 cases.")
     worse = CliRunner().invoke(app, ["compare", "--against", first.run_id, "--store", str(store.path), "--json"])
     assert worse.exit_code == 1
-    printed = json.loads(worse.stdout)
-    assert (printed["candidate"], printed["reference"]) == (slow.run_id, first.run_id)
+    rows = {row["case"]: row for row in json.loads(worse.stdout)}
+    assert rows[SLOW]["verdict"] == "regressed"
+    assert {"ratio", "low", "high", "launches", "mde"} <= rows[SLOW].keys()
+    whole = CliRunner().invoke(app, ["compare", "--against", first.run_id, "--store", str(store.path), "--json-full"])
+    assert whole.exit_code == 1
+    record = Comparison.model_validate_json(whole.stdout)
+    assert (record.candidate, record.reference) == (slow.run_id, first.run_id)
+    assert {row.case_id for row in record.verdicts} == rows.keys()
 
 
 def test_report_command_writes_and_prints_the_path(store: Store, app: typer.Typer, tmp_path: Path) -> None:
