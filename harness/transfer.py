@@ -4,6 +4,7 @@
     launches.jsonl    one line per launch: processes, outcomes, quality, machine state; everything but the samples
     samples.EXT       case_id, launch, position, seconds
     medians.EXT       one row per case and timed launch, with the case's coordinates, for other tools; not read back
+    bencher.json      the medians in Bencher Metric Format; not read back
     SHA256SUMS        over all of them
 
 EXT is `parquet`, `csv` or `jsonl`; floating-point numbers survive each of them exactly.
@@ -26,6 +27,7 @@ import pyarrow.csv
 import pyarrow.parquet
 from pydantic import ValidationError
 
+from harness.bencher import bencher_json
 from harness.checksums import check_sums, with_sums
 from harness.errors import UsageError
 from harness.records import (
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from harness.store import Store
 
 RUN, LAUNCHES, SAMPLES, MEDIANS = "run.json", "launches.jsonl", "samples", "medians"
+BENCHER = "bencher.json"
 
 _SAMPLE_SCHEMA = pa.schema(
     [("case_id", pa.string()), ("launch", pa.int32()), ("position", pa.int32()), ("seconds", pa.float64())]
@@ -107,6 +110,7 @@ def export_run(store: Store, ref: str, folder: Path, *, format: Format = Format.
         LAUNCHES: "".join(_launch_line(launch) for launch in launches).encode(),
         f"{SAMPLES}.{format.extension}": _table_bytes(_samples(launches), format),
         f"{MEDIANS}.{format.extension}": _table_bytes(_medians(summary), format),
+        BENCHER: bencher_json(summary),
     }
     _write_folder(folder, with_sums(files))
     return folder
