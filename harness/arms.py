@@ -35,12 +35,14 @@ class Arm:
         library: the folder that holds `iroot/` (and nothing else that could shadow a module of the harness).
         interpreter: the Python that runs the workers.
         revision: the commit, where the arm is one.
+        injection: slow every sample down by about this fraction; for `iroot bench qualify`.
     """
 
     label: str
     library: Path
     interpreter: str
     revision: str | None = None
+    injection: float | None = None
 
     def command(self, module: str) -> list[str]:
         """Command line that runs a module of the harness on this arm."""

@@ -16,10 +16,11 @@ lost accuracy fails the check in eager mode too.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from harness.errors import ExitCode, UnlikeMachinesError
+from harness.qualification import Qualification
 from harness.quality import Accuracy, QualityVerdict, compare_quality
 from harness.records import CaseSummary, CaseVerdict, Comparison, Outcome, RunStatus, RunSummary, Verdict
 from harness.time_verdict import CasePair, TimeRules, TimeVerdict, control_shift, percent, time_verdicts
@@ -50,6 +51,7 @@ def compare(
     *,
     kind: Literal["baseline", "previous_run", "run", "paired"],
     force: bool = False,
+    qualification: Qualification | None = None,
 ) -> Comparison:
     """Judge every case of either side.
 
@@ -59,6 +61,7 @@ def compare(
         kind: `paired` for launches that were interleaved (equal numbers are pairs); the others are unpaired, with tau
             widened by the spread between runs and ratios corrected by the control kernels.
         force: compare unlike machines; the comparison is marked.
+        qualification: of the candidate's machine; tau is then at least the 99th percentile of a case's A/A mean.
 
     Raises:
         UnlikeMachinesError: the hardware differs and `force` is not given.
@@ -70,7 +73,7 @@ def compare(
             f"{'; '.join(hardware)}. Compare with a run of this machine, or force it and read every ratio as a "
             "difference between machines"
         )
-    rules = _rules(candidate, reference, kind)
+    rules = replace(_rules(candidate, reference, kind), noise=qualification.noise() if qualification else {})
     return Comparison(
         candidate=candidate.run.run_id,
         reference=reference.run.run_id,
@@ -83,7 +86,8 @@ def compare(
         another_unit=_another_unit(candidate, reference),
         control_ratios=rules.shift.ratios if rules.shift else {},
         control_correction=rules.shift.ratio if rules.shift else 1.0,
-        notes=_notes(rules),
+        qualification=qualification.qualification_id if qualification else None,
+        notes=(*_notes(rules), *_qualification_notes(candidate, qualification)),
         verdicts=_rows(candidate, reference, rules),
     )
 
@@ -262,6 +266,18 @@ def _memory_notes(pair: CasePair) -> tuple[str, ...]:
         return ()
     share = f" ({change / theirs:+.0%})" if theirs else ""
     return (f"peak memory {theirs / 2**20:.1f} → {mine / 2**20:.1f} MiB{share}",)
+
+
+def _qualification_notes(candidate: RunSummary, qualification: Qualification | None) -> tuple[str, ...]:
+    if qualification is None:
+        return ()
+    known = qualification.noise()
+    lacking = sum(case_id not in known for case_id in candidate.cases)
+    rest = f"; it does not know {lacking} of the cases" if lacking else ""
+    return (
+        "tau of each case is at least the 99th percentile of its A/A mean on this machine, by qualification "
+        f"{qualification.qualification_id}{rest}",
+    )
 
 
 def _notes(rules: TimeRules) -> tuple[str, ...]:

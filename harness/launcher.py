@@ -173,6 +173,7 @@ class Launcher:
             threads=request.threads,
             cases=tuple(cases),
             shard=str(request.shard),
+            injection=request.arm.injection,
         )
         path = request.folder / f"launch-{request.launch:03d}-{self._processes}.plan.json"
         path.write_text(plan.model_dump_json())

@@ -19,14 +19,15 @@ that change and is subtracted. What the correction can and cannot do:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from harness import stats
+from harness.qualification import CaseNoise
 from harness.records import CaseSummary, Mode, Outcome, RunSummary, Verdict
 
 Design = Literal["paired", "unpaired"]
@@ -84,12 +85,14 @@ class TimeRules:
         runs: runs behind the reference, 1 if it is a single run.
         another_unit: the two sides were measured on different units of one model.
         shift: control correction, or None where there is none.
+        noise: what the machine's qualification says of the cases; empty: unqualified.
     """
 
     design: Design
     runs: int = 1
     another_unit: bool = False
     shift: ControlShift | None = None
+    noise: Mapping[str, CaseNoise] = field(default_factory=dict)
 
     def corrects(self, pair: CasePair) -> bool:
         """Whether the control correction applies to a case."""
@@ -101,14 +104,21 @@ class TimeRules:
 
         Run to run: t(0.95, m-1) s sqrt(1 + 1/m) for a spread s stored with m >= 2 runs, else 1.64 sqrt(1 + 1/m) times
         RUN_SPREAD (1.4 % for a single run). Machine: the larger of the controls' disagreement and UNIT_MARGIN.
+        On a qualified machine the threshold is at least the 99th percentile of the case's A/A mean.
         """
-        threshold = pair.candidate.planned.threshold
+        threshold = max(pair.candidate.planned.threshold, self._null_percentile(pair))
         if self.design == "paired":
             return threshold
         machine = UNIT_MARGIN if self.another_unit else 0.0
         if self.shift is not None and self.corrects(pair):
             machine = max(machine, self.shift.disagreement)
         return threshold + self.run_margin(pair.reference.run_spread) + machine
+
+    def _null_percentile(self, pair: CasePair) -> float:
+        known = self.noise.get(pair.candidate.planned.case.case_id)
+        ours, others = pair.candidate.launch_medians_s.keys(), pair.reference.launch_medians_s.keys()
+        launches = len(ours & others) if self.design == "paired" else min(len(ours), len(others))
+        return known.null_percentile(launches) if known and launches else 0.0
 
     def run_margin(self, spread: float | None) -> float:
         """Part of tau that covers the spread between runs."""

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from harness.errors import MeasurementError
 from harness.execution import Call, EagerExecutor, Executor, GraphExecutor, executable, no_garbage_collection
+from harness.injection import ClockPlace, every_other_group_slowed, make_spin, measured_effect
 from harness.records import Mode, TimingPolicy
 from iroot.registry import Operands
 
@@ -53,12 +54,14 @@ class Samples(Generic[Seen]):
         samples_s: seconds per call, in the order measured.
         timed_s: wall time inside the samples.
         observed: what `observe` returned, called while the last samples were still running where the clock allows.
+        injected_effect: of a planted slowdown: exp(median(log(slowed / plain sample before it))) - 1.
     """
 
     samples_s: tuple[float, ...]
     calls_per_sample: int
     timed_s: float
     observed: Seen
+    injected_effect: float | None = None
 
 
 # --- clocks -----------------------------------------------------------------------------------------------------------
@@ -190,13 +193,16 @@ class Stopwatch:
         self._clock: Clock = (
             EventClock(flush=flush) if mode is Mode.GRAPH else HostClock(finish=self._finish, flush=flush)
         )
+        self._clock_runs_on: ClockPlace = "device" if mode is Mode.GRAPH else "host"
         self.calls_per_sample, self._warmup_calls = self._calibrate()
 
-    def measure(self, observe: Callable[[], Seen]) -> Samples[Seen]:
+    def measure(self, observe: Callable[[], Seen], *, slowdown: float | None = None) -> Samples[Seen]:
         """Warm up, poison the results, take the samples and check the results.
 
         Args:
             observe: called once while the device is still busy (event clock) or right after the last sample.
+            slowdown: plant a spin of about this fraction of a sample in each; twice the groups are then measured, every
+                other one plain, since only the measured effect of the spin is known.
 
         Raises:
             CheckFailedError: a result was not written, or differs from the first one on the same inputs.
@@ -208,13 +214,21 @@ class Stopwatch:
                 warm()
             for result in self._executor.results():
                 result.fill_(math.nan)
-            elapsed, observed = self._clock.measure(self._rotation(), groups, calls, observe)
+            launch = self._rotation()
+            if slowdown is not None:
+                spin = make_spin(slowdown * calls * self._per_call_s, self._device, self._clock_runs_on)
+                launch, groups = every_other_group_slowed(launch, spin, calls=calls), 2 * groups
+            elapsed, observed = self._clock.measure(launch, groups, calls, observe)
+            effect = None
+            if slowdown is not None:
+                effect, elapsed = measured_effect(elapsed), elapsed[1::2]
         self._check(min(len(self._input_sets), groups * calls))
         return Samples(
             samples_s=tuple(seconds / calls for seconds in elapsed),
             calls_per_sample=calls,
             timed_s=math.fsum(elapsed),
             observed=observed,
+            injected_effect=effect,
         )
 
     def _first_calls(self, call: Call) -> list[Tensor]:
@@ -262,7 +276,7 @@ class Stopwatch:
         if elapsed < 4 * target:  # a disturbed group would make samples too short
             again = self._group_times(2, calls)
             spent, elapsed = spent + math.fsum(again), min(elapsed, *again)
-        per_call = elapsed / calls
+        self._per_call_s = per_call = elapsed / calls
         due = math.ceil(max(0.0, self._policy.warmup_s - spent) / per_call)
         if self._policy.cold:
             return 1, due

@@ -129,12 +129,13 @@ class Worker:
         case = planned.case
         input_sets = [self._pose(case, seed) for seed in range(planned.timing.input_sets)]
         watch = Stopwatch(prepared.call, input_sets, mode=case.mode, policy=planned.timing, device=self._device)
-        samples = watch.measure(self._state)
+        slowdown = self._plan.injection
+        samples = watch.measure(self._state, slowdown=slowdown)
         for _ in range(THROTTLE_RETRIES):
             if not _disturbed(samples.observed):
                 break
             time.sleep(COOLING_S)
-            samples = watch.measure(self._state)
+            samples = watch.measure(self._state, slowdown=slowdown)
         if _disturbed(samples.observed):
             raise ThrottledError(f"{THROTTLE_RETRIES + 1} attempts fell under {_reasons(samples.observed)}")
         timed = self._result(planned, Outcome.OK, samples=samples)
@@ -164,6 +165,7 @@ class Worker:
             quality=quality,
             samples_s=samples.samples_s if samples else (),
             calls_per_sample=samples.calls_per_sample if samples else None,
+            injected_effect=samples.injected_effect if samples else None,
             timed_s=samples.timed_s if samples else 0.0,
             state_after=samples.observed if samples else None,
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
+from harness.qualification import Qualification
 from harness.records import (
     CaseResult,
     CaseVerdict,
@@ -159,6 +160,13 @@ def select_comparisons(connection: DuckDBPyConnection, run_id: str) -> list[Comp
     query = "select comparison_id, record from comparison where candidate = ? or reference = ? order by position desc"
     found = execute(connection, query, [run_id, run_id])
     return [_comparison(connection, comparison_id, record) for comparison_id, record in found]
+
+
+def select_qualifications(connection: DuckDBPyConnection, machine_class: str, manifest: str) -> list[Qualification]:
+    """Qualifications of a class of machine for a manifest, the last saved first."""
+    query = "select record from qualification where machine_class = ? and manifest = ? order by position desc"
+    found = execute(connection, query, [machine_class, manifest])
+    return [Qualification.model_validate_json(record) for (record,) in found]
 
 
 def _comparison(connection: DuckDBPyConnection, comparison_id: str, record: str) -> Comparison:

@@ -27,6 +27,8 @@ from harness.store.database import execute
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
+    from harness.qualification import Qualification
+
 Row = dict[str, Any]
 
 
@@ -143,6 +145,17 @@ def comparison_row(comparison: Comparison, comparison_id: str, position: int) ->
         "manifest": comparison.manifest,
         "machine_class": comparison.machine_class,
         "record": comparison.model_dump_json(exclude={"verdicts"}),
+    }
+
+
+def qualification_row(qualification: Qualification, position: int) -> Row:
+    return {
+        "qualification_id": qualification.qualification_id,
+        "position": position,
+        "manifest": qualification.manifest,
+        "machine_class": qualification.machine.machine_class,
+        "uuid": qualification.machine.uuid,
+        "record": qualification.model_dump_json(),
     }
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import StoreError
 from harness.paths import check_run_id
-from harness.records import Comparison, LaunchRecord, RunRecord, RunStatus, RunSummary
+from harness.records import Comparison, LaunchRecord, MachineIdentity, RunRecord, RunStatus, RunSummary
 from harness.store import queries, rows
 from harness.store.database import PATIENCE_S, Database, Migration, execute
 from harness.store.summary import summarize
@@ -18,6 +18,8 @@ from harness.store.summary import summarize
 if TYPE_CHECKING:
     import pandas as pd
     from duckdb import DuckDBPyConnection
+
+    from harness.qualification import Qualification
 
 LATEST = "latest"
 
@@ -82,6 +84,12 @@ class Store:
                 rows.insert(connection, "verdict", [rows.verdict_row(v, comparison_id, i) for i, v in verdicts])
         return comparison_id
 
+    def save_qualification(self, qualification: Qualification) -> None:
+        """Keep what was found of this machine; creates the file if there is none."""
+        with self._database.writing(create=True) as connection:
+            ((position,),) = execute(connection, "select count(*) from qualification")
+            rows.insert(connection, "qualification", [rows.qualification_row(qualification, position)])
+
     # --- reading ---------------------------------------------------------------------------------------------------
 
     def runs(
@@ -135,6 +143,13 @@ class Store:
         """Saved comparisons that name this run on either side, the last saved first."""
         with self._database.reading() as connection:
             return queries.select_comparisons(connection, run_id)
+
+    def qualification(self, machine: MachineIdentity, manifest: str) -> Qualification | None:
+        """The last qualification of this very machine (like hardware, the same unit) for a manifest, or None."""
+        with self._database.reading() as connection:
+            found = queries.select_qualifications(connection, machine.machine_class, manifest)
+        fitting = (q for q in found if not q.machine.differences(machine) and q.machine.uuid == machine.uuid)
+        return next(fitting, None)
 
     # --- inside a transaction --------------------------------------------------------------------------------------
 

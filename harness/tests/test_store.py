@@ -111,7 +111,7 @@ def test_a_launch_comes_back_equal(store: Store) -> None:
             Quality(seed=0, relative_error=math.inf, residual=None, symmetry=0.0, orthogonality=1e-300, nonfinite=9),
             Quality(seed=3, relative_error=1.0, residual=2.0, symmetry=3.0, orthogonality=4.0, nonfinite=2**40),
         ),
-        timed_s=1.25, wall_s=2.5,
+        injected_effect=0.031, timed_s=1.25, wall_s=2.5,
         state_before=make.make_state(),
         state_after=make.make_state().model_copy(update={"throttle_reasons": ("hw_slowdown", "sw_power_cap")}),
     )  # fmt: skip
@@ -337,7 +337,8 @@ def test_a_truncated_store_is_refused(store: Store) -> None:
         store.summary("latest")
 
 
-LATER = Migration(version=2, name="0002_later", sql="alter table run add column colour varchar default 'blue'")
+KNOWN = len(shipped_migrations())
+LATER = Migration(version=KNOWN + 1, name="later", sql="alter table run add column colour varchar default 'blue'")
 
 
 def test_an_older_store_is_migrated_and_a_newer_one_refused(store: Store) -> None:
@@ -345,18 +346,21 @@ def test_an_older_store_is_migrated_and_a_newer_one_refused(store: Store) -> Non
     newer = Store(store.path, migrations=(*shipped_migrations(), LATER))
     assert newer.run("latest") == run  # reading migrates
     with duckdb.connect(str(store.path), read_only=True) as connection:
-        assert connection.execute("select version from schema_migration order by 1").fetchall() == [(1,), (2,)]
+        versions = connection.execute("select version from schema_migration order by 1").fetchall()
+        assert versions == [(number,) for number in range(1, KNOWN + 2)]
         assert connection.execute("select distinct colour from run").fetchall() == [("blue",)]
     before = _digest(store.path)
+    refusal = f"has schema version {KNOWN + 1}, this program knows versions up to {KNOWN}"
     for call in (lambda: store.runs(), lambda: store.create_run(make.make_run(number=2))):
-        with pytest.raises(StoreError, match="has schema version 2, this program knows versions up to 1"):
+        with pytest.raises(StoreError, match=refusal):
             call()
     assert _digest(store.path) == before
 
 
 def test_a_failing_migration_changes_nothing(store: Store) -> None:
     run = _filled(store)
-    broken = Migration(version=2, name="0002_broken", sql="drop table sample; alter table nowhere add column x integer")
+    statements = "drop table sample; alter table nowhere add column x integer"
+    broken = Migration(version=KNOWN + 1, name="broken", sql=statements)
     with pytest.raises(StoreError, match="nowhere"):
         Store(store.path, migrations=(*shipped_migrations(), broken)).runs()
     assert store.run("latest") == run
