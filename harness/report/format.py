@@ -60,10 +60,21 @@ def ratio(value: float | None) -> str:
 
 
 def interval(low: float | None, high: float | None) -> str:
-    """`0.921 … 0.947`; a side that is not bounded is a dash."""
+    """`0.921 … 0.947`; a side that is not bounded is a dash. One wider than a factor of ten is noise: `0.00 … >100`."""
     if low is None and high is None:
         return DASH
-    return f"{ratio(low)} … {ratio(high)}"
+    wide = low is not None and high is not None and high > _NOISE_FACTOR * low
+    side = _coarse if wide else ratio
+    return f"{side(low)} … {side(high)}"
+
+
+_NOISE_FACTOR = 10
+_LARGEST_RATIO = 100
+
+
+def _coarse(value: float | None) -> str:
+    assert value is not None
+    return f">{_LARGEST_RATIO}" if value > _LARGEST_RATIO else f"{value:.2f}"
 
 
 def percent(fraction: float | None) -> str:

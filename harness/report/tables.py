@@ -10,6 +10,7 @@ from harness.records import CaseVerdict, Outcome
 from harness.report import format as text
 from harness.report.verdicts import BETTER, WORSE
 from harness.report.view import COLLAPSE_ABOVE, Choice, ErrorSpread, ResultRow, ShapeGroup, grouped
+from harness.time_verdict import percent
 
 RowT = TypeVar("RowT")
 
@@ -197,6 +198,22 @@ def verdict_note(row: CaseVerdict) -> str:
         parts.append(text.first_line(row.reason))
     parts += row.quality_notes
     return "; ".join(dict.fromkeys(parts))  # the reason of a quality verdict is its first note
+
+
+def verdict_notes(row: CaseVerdict) -> tuple[str, ...]:
+    """The reason and the notes of one verdict, for footnotes: without the figures MDE and tau of this very case.
+
+    Noise differs from case to case; with the figures left out, one footnote says it of all.
+    """
+    notes = [text.first_line(row.reason)] if row.reason else []
+    return tuple(dict.fromkeys(_without_figures(note, row) for note in (*notes, *row.quality_notes)))
+
+
+def _without_figures(note: str, row: CaseVerdict) -> str:
+    for figure in (row.mde, row.tau):
+        if figure is not None:
+            note = note.replace(f" {percent(figure)}", "")
+    return note
 
 
 def _verdict(row: CaseVerdict) -> str:

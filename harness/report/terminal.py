@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -13,9 +14,9 @@ from harness.records import CaseVerdict, Comparison, Outcome, RunSummary, Verdic
 from harness.report import format as text
 from harness.report.catalog import Catalog, registry_facts
 from harness.report.notes import outcome_line
-from harness.report.tables import verdict_note
-from harness.report.verdicts import BETTER, WORSE, ComparisonView, RootVerdicts, comparison_view
-from harness.report.view import Choice, RunView, run_view
+from harness.report.tables import verdict_notes
+from harness.report.verdicts import BETTER, WORSE, RootVerdicts, comparison_view
+from harness.report.view import Choice, RunView, grouped, run_view
 
 _STYLES = (
     dict.fromkeys(WORSE, "bold red")
@@ -23,62 +24,109 @@ _STYLES = (
     | {Verdict.INCONCLUSIVE: "yellow", Verdict.NEW: "cyan", Verdict.UNCHANGED: "dim"}
 )
 
+_INDENT = 2
+
+_MDE_LEGEND = "MDE: the smallest change that these launches can show. tau: the slowdown that is tolerated."
+
 
 def print_comparison(comparison: Comparison, console: Console, *, show_all: bool = False) -> None:
     """Print verdicts by task -> p -> shape -> problem; unchanged rows are folded into a count unless `show_all`."""
     view = comparison_view(comparison)
+    footnotes = Footnotes()
     _line(console, f"{comparison.manifest} on {comparison.machine_class}", style="bold")
     _line(console, f"  {comparison.candidate} against {view.label}")
     for mark in view.marks:
         _line(console, f"  [{mark.short}] {mark.sentence.replace('`', '')}", style="yellow")
+    for note in comparison.notes:
+        _line(console, f"  {note}", style="dim")
     for task in view.tasks:
         for root in task.roots:
-            _print_root(console, task.task, root, view=view, show_all=show_all)
+            _print_root(
+                console,
+                root,
+                title=_title(task.task, root.p),
+                marks=view.marks_text,
+                show_all=show_all,
+                footnotes=footnotes,
+            )
     console.print()
+    _print_footnotes(console, footnotes)
     if view.rows:
         counts = ", ".join(f"{number} {verdict}" for verdict, number in comparison.counts.items())
         _line(console, f"{text.count(len(view.rows), 'case')}: {counts}")
     _line(console, view.bottom_line, style="bold")
 
 
-def _print_root(console: Console, task: str, root: RootVerdicts, *, view: ComparisonView, show_all: bool) -> None:
+class Footnotes:
+    """Notes numbered by first mention: a sentence is printed once, however many rows it is true of."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def mark(self, note: str) -> str:
+        """The short mark that stands for `note` in a table."""
+        return f"[{self._numbers.setdefault(note, len(self._numbers) + 1)}]"
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The notes behind their marks."""
+        return tuple(f"[{number}] {note}" for note, number in self._numbers.items())
+
+
+def _print_footnotes(console: Console, footnotes: Footnotes) -> None:
+    for line in footnotes.lines:
+        _line(console, line, style="dim")
+    if any("MDE" in line for line in footnotes.lines):
+        _line(console, _MDE_LEGEND, style="dim")
+    if footnotes.lines:
+        console.print()
+
+
+def _print_root(
+    console: Console, root: RootVerdicts, *, title: str, marks: str, show_all: bool, footnotes: Footnotes
+) -> None:
     shown = [row for row in root.rows if show_all or row.verdict is not Verdict.UNCHANGED]
     folded = len(root.rows) - len(shown)
-    title = _title(task, root.p)
     if not shown:
         _line(console, f"\n{title}: {folded} unchanged", style="dim")
         return
-    marks = f"  [{view.marks_text}]" if view.marks else ""
-    _line(console, f"\n{title}{marks}", style="bold cyan")
-    console.print(_verdict_table(shown))
+    aside = f"  [{marks}]" if marks else ""
+    _line(console, f"\n{title}{aside}", style="bold cyan")
+    console.print(_verdict_table(shown, footnotes))
     if folded:
         _line(console, f"  and {folded} unchanged (--all shows them)", style="dim")
 
 
-def _verdict_table(rows: Sequence[CaseVerdict]) -> Table:
+def _verdict_table(rows: Sequence[CaseVerdict], footnotes: Footnotes) -> Table:
+    """Shape and problem head their rows: as columns they would leave 80 characters no room for the methods' names."""
+    groups = grouped(rows, lambda row: f"{row.case.shape_id} {row.case.problem}")
+    names = [name for name, _ in groups] + [_method(row) for row in rows]
     table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
-    for name in ("shape", "problem", "method"):
-        table.add_column(name, overflow="fold")
+    table.add_column("case", min_width=_INDENT + _longest_word(names))
     table.add_column("ratio", justify="right", no_wrap=True)
     table.add_column("interval", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    table.add_column("notes", overflow="fold")
-    previous: CaseVerdict | None = None
-    for row in rows:
-        case = row.case
-        same_shape = previous is not None and previous.case.shape_id == case.shape_id
-        same_problem = same_shape and previous is not None and previous.case.problem == case.problem
-        table.add_row(
-            "" if same_shape else Text(case.shape_id),
-            "" if same_problem else Text(case.problem),
-            Text(_method(row)),
-            text.ratio(row.ratio),
-            text.interval(row.low, row.high),
-            Text(row.verdict, style=_STYLES.get(row.verdict, "")),
-            Text(verdict_note(row)),
-        )
-        previous = row
+    table.add_column("notes")
+    for name, of_group in groups:
+        table.add_row(Text(name, style="dim"))
+        for row in of_group:
+            table.add_row(
+                Padding(Text(_method(row)), (0, 0, 0, _INDENT)),
+                text.ratio(row.ratio),
+                text.interval(row.low, row.high),
+                Text(row.verdict, style=_STYLES.get(row.verdict, "")),
+                Text(_note(row, footnotes)),
+            )
     return table
+
+
+def _note(row: CaseVerdict, footnotes: Footnotes) -> str:
+    advisory = [] if row.gates else ["advisory"]
+    return " ".join(advisory + [footnotes.mark(note) for note in verdict_notes(row)])
+
+
+def _longest_word(names: Sequence[str]) -> int:
+    return max((len(word) for name in names for word in name.split()), default=0)
 
 
 def _method(row: CaseVerdict) -> str:
@@ -95,8 +143,11 @@ def print_run(summary: RunSummary, console: Console, *, catalog: Catalog = regis
     _line(console, f"  {outcome_line(view)}; {text.count(run.launches, 'launch', 'launches')}")
     groups = _choices_by_root(view)
     for group in groups:
-        _line(console, f"\n{_title(group.task, group.p)}: fastest within the target error", style="bold cyan")
-        console.print(_choice_table(group.choices))
+        targets = {choice.target for choice in group.choices}
+        shared = f" {text.error(*targets)}" if len(targets) == 1 else ""
+        title = _title(group.task, group.p)
+        _line(console, f"\n{title}: fastest within the target error{shared}", style="bold cyan")
+        console.print(_choice_table(group.choices, with_target=not shared))
     if not groups:
         _line(console, "\nNo method was measured.", style="yellow")
     unexpected = [row for row in view.rows if not row.expected and row.outcome not in (Outcome.OK, Outcome.UNSUPPORTED)]
@@ -121,22 +172,24 @@ def _choices_by_root(view: RunView) -> list[_RootChoices]:
     ]
 
 
-def _choice_table(choices: Sequence[Choice]) -> Table:
+def _choice_table(choices: Sequence[Choice], *, with_target: bool) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
-    for name in ("shape", "problem", "use"):
-        table.add_column(name, overflow="fold")
-    for name in ("time", "error", "target"):
+    uses = [_use(choice) for choice in choices]
+    table.add_column("shape", no_wrap=True)
+    table.add_column("problem", no_wrap=True)
+    table.add_column("use", min_width=_longest_word([use.plain for use in uses]))
+    for name in ("time", "error", "target") if with_target else ("time", "error"):
         table.add_column(name, justify="right", no_wrap=True)
-    for choice in choices:
+    for choice, use in zip(choices, uses, strict=True):
         row = choice.row
-        table.add_row(
+        cells = (
             Text(choice.shape),
             Text(choice.problem),
-            _use(choice),
+            use,
             text.seconds(row.time_s if row else None),
             text.error(row.error.worst if row and row.error else None),
-            text.error(choice.target),
         )
+        table.add_row(*cells, *([text.error(choice.target)] if with_target else []))
     return table
 
 

@@ -99,11 +99,11 @@ def comparison_view(comparison: Comparison) -> ComparisonView:
 
 
 def bottom_line(verdicts: Sequence[CaseVerdict]) -> str:
-    """One or two sentences: what got worse, else what got better, else "no significant change"; then what is open."""
+    """One or two sentences: what got worse, else what got better, else that nothing changed; then what is open."""
     if not verdicts:
         return "There is no case to compare."
     worse, better = _counted(verdicts, WORSE), _counted(verdicts, BETTER)
-    undecided = sum(row.verdict is Verdict.INCONCLUSIVE for row in verdicts)
+    undecided = [row for row in verdicts if row.verdict is Verdict.INCONCLUSIVE]
     total = count(len(verdicts), "case")
     if worse:
         line = f"{worse} among {total}."
@@ -111,11 +111,23 @@ def bottom_line(verdicts: Sequence[CaseVerdict]) -> str:
             line += f" Better: {better}."
     elif better:
         line = f"Nothing got worse among {total}. Better: {better}."
+    elif undecided:
+        return f"No regression found; {_undecided(undecided, len(verdicts))}"
     else:
-        line = f"No significant change among {total}."
-    if undecided:
-        line += f" {count(undecided, 'case is', 'cases are')} inconclusive: too noisy to say."
-    return line
+        return f"No significant change among {total}."
+    return f"{line} {_undecided(undecided, len(verdicts))}" if undecided else line
+
+
+def _undecided(rows: Sequence[CaseVerdict], total: int) -> str:
+    """How many cases are open, and what a reader can do about it."""
+    noisy = sum(row.high is not None for row in rows)
+    share = f"{len(rows)} of {count(total, 'case')}"
+    if noisy == len(rows):
+        were = "was" if noisy == 1 else "were"
+        return f"{share} {were} too noisy to judge on this machine: end other programs, or measure more launches."
+    if noisy:
+        return f"{share} could not be judged, {noisy} of them for noise: the notes say what is missing."
+    return f"{share} could not be judged: the notes say what is missing."
 
 
 def _counted(verdicts: Sequence[CaseVerdict], kinds: Sequence[Verdict]) -> str:
@@ -150,7 +162,8 @@ def marks_of(comparison: Comparison) -> tuple[Mark, ...]:
             Mark(
                 short="unqualified",
                 sentence="The verdicts are unqualified: this machine's own noise has not been measured "
-                "(`iroot bench qualify`), so the thresholds are the manifest's.",
+                "(`iroot bench qualify`). The thresholds are the manifest's, widened by typical spreads where a note "
+                "says so.",
             )
         )
     if comparison.control_ratios:
@@ -165,8 +178,11 @@ def _difference(short: str, sentence: str, differences: Sequence[str]) -> Mark:
 def _control_mark(comparison: Comparison) -> Mark:
     ratios = listing([f"{ratio(value)} ({code(case)})" for case, value in sorted(comparison.control_ratios.items())])
     by = ratio(comparison.control_correction)
+    modes = {row.case.mode for row in comparison.verdicts if row.case_id in comparison.control_ratios}
+    cases = f"{listing(sorted(modes))} cases" if modes else "cases executed like them"
     return Mark(
         short=f"corrected by {by}",
         sentence=f"Control kernels, code that the project does not own, took {ratios} times as long as in the "
-        f"reference: that is the machine's own change. Ratios of cases executed like them were divided by {by}.",
+        f"reference: that is taken for the machine's own change. Ratios of {cases} were divided by {by}; those of "
+        "other modes, and of the controls themselves, are as measured.",
     )

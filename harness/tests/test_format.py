@@ -64,6 +64,13 @@ def test_interval() -> None:
     assert text.interval(0.9212, 0.9468) == "0.921 … 0.947"
     assert text.interval(None, 0.9468) == "– … 0.947"
     assert text.interval(None, None) == "–"
+    assert text.interval(0.0512, 0.0534) == "0.051 … 0.053"
+
+
+def test_an_interval_wider_than_a_factor_of_ten_is_printed_as_the_noise_it_is() -> None:
+    assert text.interval(0.001, 1760.042) == "0.00 … >100"
+    assert text.interval(0.3, 36.851) == "0.30 … 36.85"
+    assert text.interval(0.3, 2.9) == "0.300 … 2.900"
 
 
 @pytest.mark.parametrize(

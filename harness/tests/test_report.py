@@ -17,7 +17,7 @@ from harness.compare import FAILING
 from harness.records import Mode, Outcome, Quality, RunStatus, SourceIdentity, Verdict
 from harness.report.catalog import registry_facts
 from harness.report.markdown import render_comparison, render_run, write_report
-from harness.report.verdicts import BETTER, WORSE, bottom_line
+from harness.report.verdicts import BETTER, WORSE, bottom_line, marks_of
 from harness.report.view import COLLAPSE_ABOVE, run_view
 from harness.tests import report_cases as planted
 from harness.tests.factories import CPU, SOURCE_HASH
@@ -232,9 +232,34 @@ def test_bottom_line_without_any_change() -> None:
     noisy = planted.verdict(case, Verdict.INCONCLUSIVE, 1.0)
     assert bottom_line([unchanged] * 3) == "No significant change among 3 cases."
     assert bottom_line([unchanged, noisy]) == (
-        "No significant change among 2 cases. 1 case is inconclusive: too noisy to say."
+        "No regression found; 1 of 2 cases was too noisy to judge on this machine: end other programs, or measure more "
+        "launches."
     )
+    assert bottom_line([noisy, noisy]).startswith("No regression found; 2 of 2 cases were too noisy to judge")
     assert bottom_line([]) == "There is no case to compare."
+
+
+def test_bottom_line_blames_noise_for_noise_only() -> None:
+    case = planted.case(ROOT.format("coupled_pe/bf16"))
+    noisy = planted.verdict(case, Verdict.INCONCLUSIVE, 1.0)
+    failed_twice = planted.verdict(case, Verdict.INCONCLUSIVE, reason="candidate oom; reference oom")
+    assert bottom_line([failed_twice]) == (
+        "No regression found; 1 of 1 case could not be judged: the notes say what is missing."
+    )
+    assert bottom_line([noisy, failed_twice]) == (
+        "No regression found; 2 of 2 cases could not be judged, 1 of them for noise: the notes say what is missing."
+    )
+
+
+def test_the_control_mark_names_the_mode_that_it_corrects() -> None:
+    control = planted.case("gemm/cublas/bf16/1024x1024/gaussian")
+    made = planted.comparison(
+        [planted.verdict(control, Verdict.UNCHANGED, 1.013)],
+        control_ratios={control.case_id: 1.013},
+        control_correction=1.013,
+    )
+    (mark,) = marks_of(made)
+    assert "Ratios of graph cases were divided by 1.013; those of other modes, and of the controls" in mark.sentence
 
 
 def test_long_tables_are_folded() -> None:
