@@ -40,7 +40,7 @@ def bind(spec: MethodSpec, case: Case, device: torch.device) -> Prepared:
     reason = _unserved(case, spec, device)
     if reason is not None:
         raise UnsupportedError(reason)
-    ops = make_ops(case.precision, device)
+    ops = make_ops(case.precision, device, spec.backend)
     options = spec.make_options(dict(case.options))
     return Prepared(spec=spec, options=options, ops=ops, call=lambda operands: spec.function(operands, ops, options))
 

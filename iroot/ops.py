@@ -14,6 +14,7 @@ from torch import Tensor
 
 from iroot.errors import UnsupportedError
 from iroot.precision import QUANTISED, Precision, get_precision, unsupported_reason
+from iroot.registry import Backend
 from iroot.scaled_ops import make_scaled_ops
 from iroot.torch_ops import EmulatedOps, FloatingOps
 
@@ -69,8 +70,11 @@ class Ops(Protocol):
         ...
 
 
-def make_ops(precision: str | Precision, device: torch.device) -> Ops:
+def make_ops(precision: str | Precision, device: torch.device, backend: Backend = "auto") -> Ops:
     """Return the operations of `precision` on `device`.
+
+    `auto` takes this project's Triton kernels where they exist (bf16 and fp16 on a Hopper GPU), product by product
+    where they are faster for its shape; `torch` always takes the library's products.
 
     Raises:
         UnknownNameError: no such precision.
@@ -82,4 +86,9 @@ def make_ops(precision: str | Precision, device: torch.device) -> Ops:
         raise UnsupportedError(f"precision '{plan.name}' cannot run on {device}: {reason}")
     if plan.name in QUANTISED:
         return make_scaled_ops(plan, device)
+    if backend == "auto" and device.type == "cuda":
+        from iroot import triton_ops  # imports Triton, which only a GPU needs
+
+        if triton_ops.serves(plan, device):
+            return triton_ops.TritonOps(plan, device)
     return EmulatedOps(plan, device) if plan.execution == "emulated" else FloatingOps(plan, device)

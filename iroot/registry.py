@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Role = Literal["method", "reference", "opponent", "control"]
 OperandKind = Literal["spd", "rectangular"]
+Backend = Literal["auto", "torch"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +113,11 @@ class MethodSpec:
         bytes_moved: (workload, options) -> least device memory traffic: inputs read, results written, once each.
         accuracy: (workload, options) -> largest relative error (polar: distance to the true factor) that the method
             states for a problem whose spectrum is within `workload.lower`, or None where it states none.
+        steps: (workload, options) -> steps of the iteration, or None where the method does not say.
         role: `method`; `reference` (slow and exact); `opponent` (a published competitor's recipe); `control` (code the
             project does not own, measured in every launch).
+        backend: whose products the method runs on, see `ops.make_ops`. `torch` for opponents and controls: what a user
+            gets without this project.
     """
 
     name: str
@@ -127,9 +131,11 @@ class MethodSpec:
     citation: str
     options: type[Any] = NoOptions
     roots: tuple[int, ...] | None = None
+    steps: Callable[[Workload, Any], int] | None = None
     capturable: bool = True
     batched: bool = True
     role: Role = "method"
+    backend: Backend = "auto"
 
     def make_options(self, values: dict[str, Any]) -> Any:
         """Build the option record from plain values; an unknown key raises UnknownNameError."""

@@ -77,7 +77,7 @@ class TritonOps(FloatingOps):
         not read matters. Coupled iterations end 2 to 5 times further from the root without it (as above).
         """
         library = super().symmetric_quadratic
-        if A not in self._symmetric:
+        if torch.compiler.is_compiling() or A not in self._symmetric:
             return library(A, a, b, c)
         terms = Terms(alpha=c, beta=b, gamma=a)
         return self._half(A, terms, lambda: library(A, a, b, c), exact=self._symmetric[A])

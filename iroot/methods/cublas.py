@@ -29,5 +29,6 @@ register(
         summary="torch.matmul of the posed operands: cuBLAS on a GPU, the BLAS of torch on a CPU",
         citation="NVIDIA cuBLAS; Intel oneMKL or OpenBLAS",
         role="control",
+        backend="torch",
     )
 )

@@ -100,6 +100,7 @@ register(
         bytes_moved=_spd.root_bytes,
         accuracy=accuracy,
         role="opponent",
+        backend="torch",
         summary="DASH's Newton-DB: ten product-form Newton steps per square root",
         citation=_CITATION,
     )
@@ -116,6 +117,7 @@ register(
         bytes_moved=_spd.root_bytes,
         accuracy=accuracy,
         role="opponent",
+        backend="torch",
         summary="DASH's coupled Newton: ten steps",
         citation=_CITATION,
     )

@@ -32,5 +32,6 @@ register(
         summary="A.clone()",
         citation="torch.Tensor.clone",
         role="control",
+        backend="torch",
     )
 )

@@ -77,6 +77,7 @@ register(
         bytes_moved=_spd.root_bytes,
         accuracy=accuracy,
         role="opponent",
+        backend="torch",
         summary="four quadratic Polar Express steps on a spectrum floored at 0.05 of its bound",
         citation="Amsel et al., The Polar Express, 2025, arXiv 2505.16932, applied to a floored spectrum",
     )

@@ -35,5 +35,6 @@ register(
         summary="Muon's quintic, five times, Frobenius norm",
         citation=_TABLE.source,
         role="opponent",
+        backend="torch",
     )
 )

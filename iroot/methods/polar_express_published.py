@@ -41,5 +41,6 @@ register(
         summary="the published Polar Express table, first five steps, Frobenius norm",
         citation=_TABLE.source,
         role="opponent",
+        backend="torch",
     )
 )

@@ -40,5 +40,6 @@ register(
         summary="five quintics tuned together, Frobenius norm: the recipe that Muon users run today",
         citation=_TABLE.source,
         role="opponent",
+        backend="torch",
     )
 )
