@@ -1,6 +1,72 @@
-"""GPU kernels for inverse p-th roots and polar factors."""
+"""GPU kernels for inverse p-th roots and polar factors.
+
+The functions are loaded when first used: the command line and the errors need no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
 
 from iroot.errors import InvalidInputError, IrootError, UnknownNameError, UnsupportedError
 
-__all__ = ["InvalidInputError", "IrootError", "UnknownNameError", "UnsupportedError", "__version__"]
+if TYPE_CHECKING:
+    from iroot.api import inverse_root, polar, solve_spd
+    from iroot.methods.apply_chebyshev import ChebyshevOptions
+    from iroot.methods.coupled_newton import CoupledNewtonOptions
+    from iroot.methods.graded_pe import GradedOptions
+    from iroot.methods.newton_schulz import NewtonSchulzOptions
+    from iroot.methods.polar_express import PolarExpressOptions
+    from iroot.options import ScheduleOptions
+    from iroot.result import Bounds, Result, Termination
+    from iroot.workspace import Workspace
+
+__all__ = [
+    "Bounds",
+    "ChebyshevOptions",
+    "CoupledNewtonOptions",
+    "GradedOptions",
+    "InvalidInputError",
+    "IrootError",
+    "NewtonSchulzOptions",
+    "PolarExpressOptions",
+    "Result",
+    "ScheduleOptions",
+    "Termination",
+    "UnknownNameError",
+    "UnsupportedError",
+    "Workspace",
+    "__version__",
+    "inverse_root",
+    "polar",
+    "solve_spd",
+]
 __version__ = "0.1.0"
+
+_HOMES = {
+    "inverse_root": "iroot.api",
+    "polar": "iroot.api",
+    "solve_spd": "iroot.api",
+    "ChebyshevOptions": "iroot.methods.apply_chebyshev",
+    "CoupledNewtonOptions": "iroot.methods.coupled_newton",
+    "GradedOptions": "iroot.methods.graded_pe",
+    "NewtonSchulzOptions": "iroot.methods.newton_schulz",
+    "PolarExpressOptions": "iroot.methods.polar_express",
+    "ScheduleOptions": "iroot.options",
+    "Bounds": "iroot.result",
+    "Result": "iroot.result",
+    "Termination": "iroot.result",
+    "Workspace": "iroot.workspace",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'iroot' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -144,6 +144,7 @@ register(
         flops=flops,
         bytes_moved=_spd.apply_bytes,
         accuracy=accuracy,
+        steps=lambda workload, options: _planned(workload, options).degree,
         summary="one minimax polynomial applied to B by Clenshaw's recurrence",
         citation="Clenshaw, Math. Comp. 9, 1955; minimax polynomials of y^(-1/p): iroot.minimax",
     )

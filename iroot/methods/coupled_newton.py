@@ -111,6 +111,7 @@ register(
         flops=flops,
         bytes_moved=_spd.root_bytes,
         accuracy=accuracy,
+        steps=_planned_steps,
         summary="coupled inverse Newton iteration, run to convergence",
         citation="Guo and Higham, SIAM J. Matrix Anal. Appl. 28, 2006; Shi et al., 2023, arXiv 2309.06497",
     )

@@ -72,6 +72,7 @@ register(
         flops=flops,
         bytes_moved=_spd.root_bytes,
         accuracy=accuracy,
+        steps=lambda workload, options: len(planned_schedule(workload, options).steps),
         summary="coupled iteration on minimax (Polar Express) polynomials, any p",
         citation="Amsel et al., The Polar Express, 2025, arXiv 2505.16932 (p = 2); minimax for any p: iroot.minimax",
     )

@@ -73,6 +73,7 @@ register(
         flops=lambda workload, options: polar_flops(workload, options.recipe()),
         bytes_moved=lambda workload, options: polar_bytes(workload),
         accuracy=lambda workload, options: polar_accuracy(workload, options.recipe()),
+        steps=lambda workload, options: options.steps,
         summary="quintic Newton-Schulz, published coefficients, normalised by ||G G^T||_F^(1/2) at no extra product",
         citation="coefficients: Jiacheng You 2025; iteration: K. Jordan et al., Muon, 2024; Higham 2008, chapter 8",
     )

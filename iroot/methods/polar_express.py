@@ -96,6 +96,7 @@ register(
         flops=lambda workload, options: polar_flops(workload, options.recipe(workload.precision)),
         bytes_moved=lambda workload, options: polar_bytes(workload),
         accuracy=lambda workload, options: polar_accuracy(workload, options.recipe(workload.precision)),
+        steps=lambda workload, options: options.steps,
         summary="composition of minimax quintics for singular values in [lower, 1], with cushion and safety factor",
         citation="Amsel, Persson, Musco, Gower 2025, arXiv 2505.16932",
     )

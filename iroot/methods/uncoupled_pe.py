@@ -84,6 +84,7 @@ register(
         flops=flops,
         bytes_moved=_spd.root_bytes,
         accuracy=accuracy,
+        steps=lambda workload, options: len(planned_schedule(workload, options).steps),
         summary="minimax (Polar Express) polynomials of Y = X^a A X^b, a + b = p, tracking X alone",
         citation="Amsel et al., The Polar Express, 2025, arXiv 2505.16932 (p = 2); minimax for any p: iroot.minimax",
     )

@@ -1,0 +1,271 @@
+"""Which method, precision and number of steps serve a call: the choice behind `method="auto"`.
+
+A choice is admitted where the error it states for the problem's spectral bound is at most `rtol`. Admitted ones are
+tried from the fastest precision to the slowest, and in one precision the one with the fewest FLOP wins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from iroot.errors import InvalidInputError, UnsupportedError
+from iroot.precision import get_precision, unsupported_reason
+from iroot.registry import MethodSpec, Workload, get_method
+
+ASSUMED_LOWER = {"inverse_root": 1e-6, "inverse_apply": 1e-6, "polar": 1e-3}
+"""Smallest over largest eigenvalue (singular value) where nothing is known; the roots' is that of the methods."""
+
+_AUTO = {
+    "inverse_root": ("coupled_pe", "graded_pe"),
+    "inverse_apply": ("coupled_pe", "chebyshev"),
+    "polar": ("polar_express",),
+}
+_DIRECT = {"inverse_root": "eigh", "inverse_apply": "eigh", "polar": "svd"}
+_PRECISIONS = {"cpu": ("fp32", "fp64"), "cuda": ("bf16", "fp16", "tf32", "fp32", "fp64")}
+"""Fastest first. A CPU emulates 16-bit products, more slowly than it multiplies float32."""
+
+_SCHEDULE_SHARE = 0.2
+"""The schedule's share of rtol: further steps cost a few products, and rounding needs the rest."""
+_MAX_AUTO_DEGREE = 200
+"""A Chebyshev degree above this is not considered: its Remez exchange would take longer than the call."""
+_MAX_POLAR_STEPS = 25
+SMALLEST_SINGULAR = 1e-6
+"""Of the normalised matrix; no Polar Express schedule is made for less."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tier:
+    """The error a graded iteration is seen to keep; its own statement, made for verification, is three times as large.
+
+    Largest of five spectra (log-spaced, power law, one or half or all but one of the eigenvalues small), three seeds
+    and p = 1, 2, 3, 4, 8, in units of `error`, float16: 0.8 at kappa 1e3, 1.1 at 1e4, 3.7 at 1e5; bfloat16: 0.9 at 1e3,
+    2.7 at 1e4 (n = 96, CPU emulation, 2026-11).
+
+    Attributes:
+        error: kept up to condition number `kappa`; it grows as kappa^0.6 from there to `largest_kappa`, and nothing is
+            kept beyond.
+    """
+
+    error: float
+    kappa: float
+    largest_kappa: float
+
+    def at(self, lower: float, n: int) -> float | None:
+        """The error at this bound and size, None beyond the tier.
+
+        Products summed by tensor cores over the whole of K add to it: 1.0e-3 at n = 1024 and 1.9e-3 at 2048, kappa 1e4,
+        float16 (H100, 2026-11).
+        """
+        kappa = 1.0 / lower
+        if kappa > self.largest_kappa * (1.0 + 1e-9):
+            return None
+        return self.error * math.pow(max(1.0, kappa / self.kappa), 0.6) * math.pow(max(1.0, n / 512.0), 2.0 / 3.0)
+
+
+_TIERS = {
+    "bf16": Tier(error=8e-3, kappa=1e3, largest_kappa=1e4),
+    "fp16": Tier(error=1e-3, kappa=8e3, largest_kappa=1e5),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """What is asked of a choice; hashable, so that equal calls are planned once.
+
+    Attributes:
+        workload: the sizes; its `precision` is not read, its `lower` is None where nothing is known.
+        method, precision: names, or `auto`.
+        options: of the named method, or None for those that `rtol` asks for.
+    """
+
+    task: str
+    workload: Workload
+    device: torch.device
+    rtol: float
+    method: str
+    precision: str
+    options: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A method with its precision and options, and the error it states (None: it states none)."""
+
+    spec: MethodSpec
+    precision: str
+    options: Any
+    workload: Workload
+    stated: float | None
+
+    @property
+    def flops(self) -> float:
+        """FLOP of one call."""
+        return self.spec.flops(self.workload, self.options)
+
+    @property
+    def steps(self) -> int | None:
+        """Steps of the iteration, where the method says."""
+        return None if self.spec.steps is None else self.spec.steps(self.workload, self.options)
+
+
+@lru_cache(maxsize=1024)
+def choose(demand: Demand) -> Choice:
+    """The fastest choice that states an error <= rtol; where none does, the one that states the smallest.
+
+    Raises:
+        UnknownNameError: no such method or precision.
+        InvalidInputError: the method does not serve the precision, the root or the options.
+        UnsupportedError: the device does not run the precision.
+    """
+    best: Choice | None = None
+    for group in _candidates(demand):
+        choices = [choice for choice in group if choice is not None]
+        admitted = [choice for choice in choices if choice.stated is not None and choice.stated <= demand.rtol]
+        if admitted:
+            return min(admitted, key=lambda choice: choice.flops)
+        # Of equals the last, slowest and most exact one.
+        best = min((*reversed(choices), *([best] if best else [])), key=_stated_or_infinite, default=best)
+    assert best is not None
+    return best
+
+
+def _stated_or_infinite(choice: Choice) -> float:
+    return math.inf if choice.stated is None else choice.stated
+
+
+def _candidates(demand: Demand) -> Iterator[list[Choice | None]]:
+    """Groups of choices, one per precision, fastest first; the direct method in a group of its own at the end."""
+    names = _AUTO[demand.task] if demand.method == "auto" else (demand.method,)
+    specs = [_served(get_method(demand.task, name), demand) for name in names]
+    for precision in _precisions(demand, specs):
+        yield [_choice(spec, precision, demand) for spec in specs if precision in spec.precisions]
+    if demand.method == "auto":
+        direct = get_method(demand.task, _DIRECT[demand.task])
+        names = ("fp32", "fp64") if demand.precision == "auto" else (demand.precision,)
+        yield [_choice(direct, name, demand) for name in names if name in direct.precisions]
+
+
+def _served(spec: MethodSpec, demand: Demand) -> MethodSpec:
+    """`spec`; raises InvalidInputError where it does not serve what was asked for by name."""
+    p = demand.workload.p
+    if p is not None and spec.roots is not None and p not in spec.roots:
+        raise InvalidInputError(f"{spec.name} serves p = {', '.join(map(str, spec.roots))}, got {p}; use method='auto'")
+    if demand.options is not None and not isinstance(demand.options, spec.options):
+        raise InvalidInputError(
+            f"options of {spec.name} must be {spec.options.__name__}, got {type(demand.options).__name__}"
+        )
+    return spec
+
+
+def _precisions(demand: Demand, specs: list[MethodSpec]) -> tuple[str, ...]:
+    """The precisions to try; those named must be served and must run."""
+    served = {name for spec in specs for name in spec.precisions}
+    if demand.precision == "auto":
+        names = _PRECISIONS[demand.device.type]
+        return tuple(
+            name for name in names if name in served and not unsupported_reason(get_precision(name), demand.device)
+        )
+    reason = unsupported_reason(get_precision(demand.precision), demand.device)
+    if reason is not None:
+        raise UnsupportedError(f"precision '{demand.precision}' cannot run on {demand.device}: {reason}")
+    if demand.precision not in served:
+        raise InvalidInputError(
+            f"{', '.join(spec.name for spec in specs)} must run in one of {', '.join(sorted(served))}, "
+            f"got precision '{demand.precision}'"
+        )
+    return (demand.precision,)
+
+
+def _choice(spec: MethodSpec, precision: str, demand: Demand) -> Choice | None:
+    """One choice with the options that rtol asks for; None where the method refuses the problem."""
+    asked = demand.workload
+    lower = ASSUMED_LOWER[demand.task] if asked.lower is None else asked.lower
+    workload = Workload(m=asked.m, n=asked.n, precision=precision, batch=asked.batch, k=asked.k, p=asked.p, lower=lower)
+    try:
+        options = demand.options
+        if options is None:
+            options = _polar_options(spec, workload, demand.rtol) if demand.task == "polar" else _options(spec, demand)
+        stated = _stated(spec, workload, options)
+    except (UnsupportedError, InvalidInputError):
+        if demand.method != "auto":
+            raise
+        return None
+    return Choice(spec=spec, precision=precision, options=options, workload=workload, stated=stated)
+
+
+def _options(spec: MethodSpec, demand: Demand) -> Any:
+    """The defaults, with the schedule's target from rtol."""
+    known = {field.name for field in fields(spec.options)}
+    values: dict[str, Any] = {}
+    if "target" in known:
+        values["target"] = max(_SCHEDULE_SHARE * demand.rtol, 1e-14)
+    if "max_degree" in known and demand.method == "auto":
+        values["max_degree"] = _MAX_AUTO_DEGREE
+    return spec.make_options(values)
+
+
+def _stated(spec: MethodSpec, workload: Workload, options: Any) -> float | None:
+    if spec.task == "polar":
+        return polar_orthogonality(spec, workload, options)
+    tier = _TIERS.get(workload.precision.removesuffix("_emulated"))
+    if tier is not None and (spec.task, spec.name) == ("inverse_root", "graded_pe"):
+        assert workload.lower is not None
+        return tier.at(workload.lower, workload.n)
+    stated: float | None = spec.accuracy(workload, options)
+    return stated
+
+
+def _polar_options(spec: MethodSpec, workload: Workload, rtol: float) -> Any:
+    """Polar Express with the fewest steps that leave rounding its part of rtol; defaults for the other methods."""
+    if spec.name != "polar_express":
+        return spec.options()
+    budget = max(rtol - _polar_rounding(workload), 0.5 * rtol)
+    lower = _smallest_singular(workload)
+    for steps in range(1, _MAX_POLAR_STEPS + 1):
+        options = spec.make_options({"steps": steps, "lower": lower})
+        if _composition_orthogonality(workload, options) <= budget:
+            break
+    return options
+
+
+def _smallest_singular(workload: Workload) -> float:
+    """sigma_min over the bound that G is divided by, which may be (rank)^(1/4) times sigma_max."""
+    assert workload.lower is not None
+    return min(max(workload.lower / math.pow(min(workload.m, workload.n), 0.25), SMALLEST_SINGULAR), 0.9)
+
+
+def _polar_rounding(workload: Workload) -> float:
+    """What rounding adds to ||U U^T - I||_F / sqrt(r)."""
+    return 16.0 * get_precision(workload.precision).unit_roundoff
+
+
+def _composition_orthogonality(workload: Workload, options: Any) -> float:
+    """max |s^2 - 1| = 2 e + e^2 for a composition that leaves the singular values within e of 1."""
+    from iroot.methods._polar import composition_error
+
+    recipe = options.recipe(workload.precision)
+    error = float(composition_error(recipe.coefficients, _smallest_singular(workload) / recipe.margin))
+    return error * (2.0 + error)
+
+
+def polar_orthogonality(spec: MethodSpec, workload: Workload, options: Any) -> float | None:
+    """What ||U U^T - I||_F / sqrt(r) is at most; None where it is not known.
+
+    The composition's part plus 16 u, where u / lower <= 1/2: above that, rounding mixes small singular values with
+    large ones and some are lost. 0.3 instead of 0.01 in bfloat16 at kappa 1e3 (u / lower = 4; half of the singular
+    values small, 128 x 128, CPU emulation, 2026-11).
+    """
+    assert workload.lower is not None
+    if get_precision(workload.precision).unit_roundoff > 0.5 * workload.lower:
+        return None
+    if spec.name == "svd":
+        return _polar_rounding(workload) * math.sqrt(max(workload.m, workload.n))
+    if spec.name != "polar_express" or _smallest_singular(workload) <= SMALLEST_SINGULAR:
+        return None
+    return _composition_orthogonality(workload, options) + _polar_rounding(workload)

@@ -1,0 +1,91 @@
+"""What one host synchronisation tells of a damped matrix: whether it is zero or not finite, and its spectral bound."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from iroot.scaling import power_iteration
+
+if TYPE_CHECKING:
+    from iroot.ops import Ops
+
+POWER_MARGIN = 1.25
+"""On the power iteration's estimate of lambda_max, which is from below; ||A||_F bounds it from above."""
+SMALLEST_USEFUL_LOWER = 1e-12
+"""Below it damping says less than the assumption that is made where there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damping:
+    """eps + eps_relative ||A||_F, added to the diagonal of each matrix."""
+
+    eps: float = 0.0
+    eps_relative: float = 0.0
+
+    def __bool__(self) -> bool:
+        return self.eps > 0.0 or self.eps_relative > 0.0
+
+    def shift(self, A: Tensor) -> Tensor:
+        """The damping of A (..., n, n), as (..., 1) in float64, on the device."""
+        # float64, because squares of ordinary float32 values leave float32's range.
+        norm: Tensor = torch.linalg.vector_norm(A, dim=(-2, -1), dtype=torch.float64)
+        return (self.eps + self.eps_relative * norm)[..., None]
+
+    def apply(self, A: Tensor, dtype: torch.dtype) -> Tensor:
+        """A + shift I in `dtype`; A itself where nothing changes."""
+        if not self:
+            return A.to(dtype)
+        result = A.to(dtype, copy=True)
+        result.diagonal(dim1=-2, dim2=-1).add_(self.shift(A))
+        return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Of a batch: the smallest of the matrices' largest entries, whether all is finite, and the spectral bound.
+
+    Attributes:
+        lower: smallest over largest eigenvalue of A + shift I is at least this for a positive semidefinite A; None
+            where the damping says nothing.
+    """
+
+    smallest_matrix: float
+    finite: bool
+    lower: float | None
+
+
+def measure(A: Tensor, B: Tensor | None, damping: Damping, ops: Ops) -> Measured:
+    """Read one small tensor from the device.
+
+    Args:
+        A: (..., n, n), not empty.
+        B: only checked for finite entries.
+    """
+    wide = A.to(torch.promote_types(A.dtype, torch.float32))
+    largest = wide.abs().amax((-2, -1)).double()
+    facts = [largest.amin(), largest.amax(), (largest if B is None else B.abs().double()).amax()]
+    if damping:
+        tiny = torch.finfo(wide.dtype).tiny
+        size = largest.clamp_min(tiny).to(wide.dtype)[..., None, None]
+        estimate = POWER_MARGIN * power_iteration(wide / size, ops)[..., 0, 0].double() * largest
+        # A zero matrix has no direction to iterate in, and no eigenvalue to miss.
+        bound = torch.fmin(estimate, torch.linalg.vector_norm(wide, dim=(-2, -1), dtype=torch.float64))
+        shift = damping.shift(A)[..., 0]
+        facts.append((shift / (bound + shift)).amin())
+    smallest, greatest, greatest_of_b, *rest = torch.stack(facts).tolist()
+    lower = rest[0] if rest and rest[0] >= SMALLEST_USEFUL_LOWER else None
+    return Measured(
+        smallest_matrix=smallest,
+        finite=math.isfinite(greatest) and math.isfinite(greatest_of_b),
+        lower=None if lower is None else rounded_down(lower),
+    )
+
+
+def rounded_down(value: float) -> float:
+    """The next lower 10^(i/8): equal plans for nearly equal data."""
+    return float(10.0 ** (math.floor(8.0 * math.log10(value)) / 8.0))

@@ -1,0 +1,115 @@
+"""What repeated calls of one shape reuse."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from iroot.errors import InvalidInputError
+from iroot.result import Bounds
+
+Call = Callable[..., Tensor]
+
+WARM_UPS = 2
+"""Eager calls before a capture: cuBLAS creates its workspaces, and kernels are compiled, outside of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """A CUDA graph with the memory it reads and writes."""
+
+    graph: torch.cuda.CUDAGraph
+    inputs: tuple[Tensor, ...]
+    output: Tensor
+
+    def replay(self, operands: tuple[Tensor, ...]) -> Tensor:
+        """Copy the operands in and start the recorded work; nothing is allocated."""
+        for static, tensor in zip(self.inputs, operands, strict=True):
+            static.copy_(tensor)
+        self.graph.replay()
+        return self.output
+
+
+@dataclass(kw_only=True)
+class Entry:
+    """What is kept for one kind of call. `calls` counts them, so that a `Result` knows when its value is gone."""
+
+    bounds: Bounds | None = None
+    recording: Recording | None = None
+    calls: int = 0
+
+
+class Workspace:
+    """State that repeated calls of one kind share: same function, shape, dtype, device and arguments.
+
+    * The spectral bound measured in the first call, with a factor 2 to spare: later calls do not synchronise with the
+      host. A matrix whose eps / lambda_max has fallen by more than that needs `clear()`; `Result.termination` tells.
+    * On CUDA, for methods that can be captured, a CUDA graph of the whole call: a later call copies the operands into
+      the graph's memory and replays it; it allocates nothing. `Result.value` is the graph's own memory, overwritten by
+      the next call of the same kind: clone what is to be kept.
+    * On a CPU, and for methods that cannot be captured, the value and the iterates are new memory at every call.
+
+    Not thread-safe: use one per thread and stream.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[Hashable, Entry] = {}
+
+    def __len__(self) -> int:
+        """Kinds of call held."""
+        return len(self._entries)
+
+    def clear(self) -> None:
+        """Forget every bound and free every graph."""
+        self._entries.clear()
+
+    def entry(self, key: Hashable) -> Entry:
+        """The state of one kind of call; of the library's functions only."""
+        return self._entries.setdefault(key, Entry())
+
+
+def check_workspace(workspace: object) -> None:
+    """Raise InvalidInputError unless `workspace` is None or a Workspace."""
+    if workspace is not None and not isinstance(workspace, Workspace):
+        raise InvalidInputError(f"workspace must be a Workspace or None, got {type(workspace).__name__}")
+
+
+def record(call: Call, operands: tuple[Tensor, ...]) -> Recording:
+    """Capture `call(*operands)` on copies of the operands; the graph has a memory pool of its own."""
+    # Graph memory must outlive the caller's inference mode, and be writable after it.
+    with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(operands[0].device):
+        inputs = tuple(torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device) for tensor in operands)
+        for static, tensor in zip(inputs, operands, strict=True):
+            static.copy_(tensor)
+        device = inputs[0].device
+        side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UPS):
+                call(*inputs)
+            graph = torch.cuda.CUDAGraph()
+            with _no_garbage_collection():
+                graph.capture_begin()
+                try:
+                    output = call(*inputs)
+                finally:
+                    graph.capture_end()
+        torch.cuda.current_stream(device).wait_stream(side)
+    return Recording(graph=graph, inputs=inputs, output=output)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """A CUDA object destroyed during a capture ends it."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
