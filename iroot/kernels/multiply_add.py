@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra.cuda import gdc_wait
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from iroot.errors import InvalidInputError
 from iroot.kernels.operands import (
@@ -47,7 +47,7 @@ def _multiply_add_kernel(
     d,  # (batches, m, n)
     row_blocks, column_blocks, depth, alpha, beta,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
-    A_ALONG_K: tl.constexpr, B_ALONG_K: tl.constexpr, DTYPE: tl.constexpr, OVERLAP: tl.constexpr,
+    A_ALONG_K: tl.constexpr, B_ALONG_K: tl.constexpr, DTYPE: tl.constexpr, OVERLAP: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """One tile per program, in strips of GROUP rows of tiles, so that programs of one time share operands in L2."""
     program = tl.program_id(0)
@@ -60,8 +60,10 @@ def _multiply_add_kernel(
     row = (strip * GROUP + within % height) * ROWS
     col = within // height * COLUMNS
     if OVERLAP:
-        # As in the symmetric kernel: wait for what the previous kernel wrote, and let no later one in early.
+        # Everything above may run while the previous kernel finishes; everything below reads what it wrote.
         gdc_wait()
+        if EARLY:
+            gdc_launch_dependents()
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     for k in range(0, depth, BLOCK_K):
         left = load_block(a, batch, row, k, ROWS, BLOCK_K, A_ALONG_K)
@@ -133,6 +135,7 @@ def _launch(A: Tensor, B: Tensor, C: Tensor, D: Tensor, factors: tuple[float, fl
         B_ALONG_K=right.along_k,
         DTYPE=TRITON_DTYPES[D.dtype],
         OVERLAP=overlap,
+        EARLY=rows * columns <= _EARLY_AREA,
         num_warps=blocking.warps,
         num_stages=blocking.stages,
         launch_pdl=overlap,
@@ -147,6 +150,9 @@ _COSTS = {
     Blocking(rows=64, columns=64, block_k=128, warps=4, stages=3): 0.39,
 }
 BLOCKINGS = tuple(_COSTS)
+
+# Largest tile of a kernel that lets the next one in early, see tiling.Tiling.lets_next_in.
+_EARLY_AREA = 128 * 64
 
 
 def choose_blocking(m: int, n: int, batches: int, *, processors: int) -> Blocking:

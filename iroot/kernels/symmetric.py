@@ -18,7 +18,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra.cuda import gdc_wait
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from iroot.errors import InvalidInputError
 from iroot.kernels.operands import (
@@ -122,7 +122,7 @@ def _symmetric_kernel(
     d_tail_mirror,
     depth, alpha, beta, gamma,
     BLOCK: tl.constexpr, TAIL: tl.constexpr, BLOCK_K: tl.constexpr, PROMOTE_K: tl.constexpr,
-    A_ALONG_K: tl.constexpr, B_ALONG_K: tl.constexpr, DTYPE: tl.constexpr, OVERLAP: tl.constexpr,
+    A_ALONG_K: tl.constexpr, B_ALONG_K: tl.constexpr, DTYPE: tl.constexpr, OVERLAP: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """One tile per program. Programs start in order of their number."""
     program = programs + 4 * tl.program_id(0)
@@ -131,10 +131,10 @@ def _symmetric_kernel(
     col = tl.load(program + 2)
     wide = tl.load(program + 3)
     if OVERLAP:
-        # Everything above may run while the previous kernel finishes; everything below reads what it wrote. The next
-        # kernel is not let in early (gdc_launch_dependents): that saves 0.4 us a launch, but its programs then go to
-        # the multiprocessors that become free first, two on each, while others stay empty.
+        # Everything above may run while the previous kernel finishes; everything below reads what it wrote.
         gdc_wait()
+        if EARLY:
+            gdc_launch_dependents()
     if TAIL > 0 and wide == 1:
         head, tail = _wide_product(
             a, b, b_tail, batch, row, col, depth, BLOCK, TAIL, BLOCK_K, PROMOTE_K, A_ALONG_K, B_ALONG_K
@@ -234,6 +234,7 @@ def _launch(A: Operand, B: Operand, C: Tensor | None, D: Tensor, terms: Terms, t
         B_ALONG_K=B.along_k,
         DTYPE=TRITON_DTYPES[D.dtype],
         OVERLAP=overlap,
+        EARLY=tiling.lets_next_in,
         num_warps=tiling.warps,
         num_stages=tiling.stages,
         launch_pdl=overlap,
