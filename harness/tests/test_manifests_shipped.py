@@ -50,10 +50,10 @@ def test_says_its_name_and_what_it_is_and_round_trips(name: str) -> None:
     [
         ("smoke", "cuda", 6, 10),
         ("smoke", "cpu", 6, 10),
-        ("quick", "cuda", 60, 80),
+        ("quick", "cuda", 60, 100),
         ("quick", "cpu", 40, 60),
-        ("production", "cuda", 400, 550),
-        ("production", "cpu", 150, 300),
+        ("production", "cuda", 400, 650),
+        ("production", "cpu", 150, 330),
         ("reference", "cuda", 60, 120),
         ("reference", "cpu", 10, 40),
     ],

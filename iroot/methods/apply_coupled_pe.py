@@ -28,7 +28,7 @@ def apply_coupled_pe(operands: Operands, ops: Ops, options: ScheduleOptions) -> 
     start = _spd.normalise(operands, ops, options.scaling)
     schedule = find_schedule(start.interval, p, ops.precision.name, options)
     multipliers = _coupled.multipliers(schedule)
-    if _applies_factors(len(multipliers), operands.A.shape[-1], columns.Z.shape[-1]):
+    if applies_factors(len(multipliers), operands.A.shape[-1], columns.Z.shape[-1]):
         factors = _coupled.factors(ops, start.Y, p, multipliers)
         Z = functools.reduce(lambda block, B: ops.matmul(B, block), factors, columns.Z)
     else:
@@ -36,7 +36,7 @@ def apply_coupled_pe(operands: Operands, ops: Ops, options: ScheduleOptions) -> 
     return _spd.restore_columns(Z, start.scale, columns, p, operands.A.dtype)
 
 
-def _applies_factors(steps: int, n: int, k: int) -> bool:
+def applies_factors(steps: int, n: int, k: int) -> bool:
     """Whether `steps` products n x n x k cost less than steps - 1 symmetric ones n x n x n and one n x n x k."""
     return 2 * k * steps <= n * (steps - 1) + 2 * k
 
@@ -48,7 +48,7 @@ def flops(workload: Workload, options: ScheduleOptions) -> float:
     schedule = planned_schedule(workload, options)
     steps = len(schedule.steps)
     products = schedule.products + get_scaling(options.scaling).products
-    if _applies_factors(steps, n, k):
+    if applies_factors(steps, n, k):
         products -= steps - 1
         blocks = steps
     else:
@@ -66,6 +66,7 @@ register(
         flops=flops,
         bytes_moved=_spd.apply_bytes,
         accuracy=accuracy,
+        steps=lambda workload, options: len(planned_schedule(workload, options).steps),
         summary="coupled iteration on minimax (Polar Express) polynomials, its factors applied to B",
         citation="Amsel et al., The Polar Express, 2025, arXiv 2505.16932 (p = 2); minimax for any p: iroot.minimax",
     )
