@@ -87,6 +87,7 @@ register(
         flops=lambda workload, options: polar_flops(workload, options.recipe()),
         bytes_moved=lambda workload, options: polar_bytes(workload),
         accuracy=_accuracy,
+        steps=lambda workload, options: options.steps,
         summary="row rescaling and four quintics; converges to the polar factor of the rescaled matrix, not of G",
         citation="Boissin, Massena, Mamalet, Serrurier, Turbo-Muon, 2025, arXiv 2512.04632",
     )

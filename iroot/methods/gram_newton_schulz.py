@@ -157,6 +157,7 @@ register(
         flops=flops,
         bytes_moved=lambda workload, options: polar_bytes(workload),
         accuracy=accuracy,
+        steps=lambda workload, options: options.steps,
         summary="quintic Newton-Schulz on the Gram matrix of the small side, with restarts",
         citation="Zhang, Amsel, Chen, Dao, Gram Newton-Schulz, 2026; coefficients: Jiacheng You 2025",
     )
