@@ -232,16 +232,17 @@ def source_identity(root: Path) -> SourceIdentity:
     """Revision, cleanness and source hash of the checkout (or copied tree) at `root`.
 
     `dirty` counts tracked changes and untracked files that git does not ignore; both git figures are None where `root`
-    is not the top of a git checkout.
+    is not the top of a git checkout, or where that has no commit yet: there is nothing to differ from.
     """
     paths = [path for name in SOURCE_FOLDERS for path in (root / name).rglob("*") if path.is_file()]
     files = {path.relative_to(root).as_posix(): path for path in paths}
     contents = {name: path.read_bytes() for name, path in files.items() if is_source(PurePosixPath(name))}
     top = _git(root, "rev-parse", "--show-toplevel")
     inside = top is not None and Path(top).resolve() == root.resolve()
-    status = _git(root, "status", "--porcelain") if inside else None
+    revision = _git(root, "rev-parse", "--verify", "HEAD") if inside else None
+    status = _git(root, "status", "--porcelain") if revision is not None else None
     return SourceIdentity(
-        revision=_git(root, "rev-parse", "HEAD") if inside else None,
+        revision=revision,
         dirty=None if status is None else status != "",
         source_hash=hash_sources(contents),
     )

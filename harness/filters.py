@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from harness.errors import UsageError
@@ -37,6 +37,9 @@ _ORDER: dict[str, Callable[[int, int], bool]] = {
     ">=": operator.ge,
 }
 _TERM = re.compile(r"\s*([A-Za-z_]+)\s*(!=|<=|>=|=|~|<|>)\s*(.*?)\s*")
+
+_CUTOFF = 0.6
+"""How alike two names must be for one to be offered for the other (difflib's ratio): `size` is no misspelled `case`."""
 
 KEYS = (*_TEXT, *_INTEGER)
 """What a filter may name."""
@@ -75,6 +78,19 @@ class CaseFilter:
     def __call__(self, case: Case) -> bool:
         return all(term.matches(case) for term in self.terms)
 
+    def misnamed(self, cases: Sequence[Case]) -> str:
+        """The first name asked for that no case has, with the nearest that one has; empty where every name occurs."""
+        for term in self.terms:
+            if term.relation != "=" or term.key not in _TEXT:
+                continue
+            names = sorted({_TEXT[term.key](case) for case in cases})
+            for value in term.values:
+                if value not in names:
+                    near = difflib.get_close_matches(value, names, n=1, cutoff=_CUTOFF)
+                    hint = f"did you mean '{near[0]}'?" if near else f"they have: {', '.join(names)}"
+                    return f"no case has {term.key} '{value}'; {hint}"
+        return ""
+
 
 def parse_filter(text: str) -> CaseFilter:
     """Parse a filter expression. Raises UsageError that quotes the term and names the nearest key or the remedy,
@@ -89,7 +105,7 @@ def _parse_term(text: str) -> _Term:
         raise UsageError(f"cannot read '{text.strip()}'; write KEY OPERATOR VALUE, e.g. {example}")
     key, relation, value = found.groups()
     if key not in KEYS:
-        near = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.4)
+        near = difflib.get_close_matches(key, KEYS, n=1, cutoff=_CUTOFF)
         hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(KEYS)}"
         raise UsageError(f"unknown key '{key}' in '{text.strip()}'; {hint}")
     values = tuple(part.strip() for part in value.split("|"))

@@ -92,7 +92,9 @@ def expand(manifest: Manifest, *, device_kind: DeviceKind, filter: str | None = 
     cases = [planned for case_id, (_, planned) in declared.items() if case_id not in controls]
     kept = [planned for planned in cases if wanted is None or wanted(planned.case)]
     if not kept and cases:
-        raise UsageError(f"--filter '{filter}' keeps none of the {len(cases)} cases of {manifest.name}")
+        misnamed = wanted.misnamed([planned.case for planned in cases]) if wanted is not None else ""
+        why = f": {misnamed}" if misnamed else ""
+        raise UsageError(f"--filter '{filter}' keeps none of the {len(cases)} cases of {manifest.name}{why}")
     return Expansion(cases=(*kept, *controls.values()), left_out=dict(left_out))
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from harness.errors import UsageError
 from harness.judge.cache import TensorCache
 from harness.judge.metrics import measure_quality
 from harness.judge.problems import pose
@@ -89,36 +90,51 @@ class Attempt:
 
 
 def plan_checks(
-    device: str, *, task: str | None = None, method: str | None = None, precision: str | None = None
+    device: str,
+    *,
+    task: str | None = None,
+    method: str | None = None,
+    precision: str | None = None,
+    roots: tuple[int, ...] | None = None,
 ) -> tuple[Attempt, ...]:
-    """Every method x precision x p x setting, or those of one task, method name or precision.
+    """Every method x precision x p x setting, or those of one task, method name, precision or of some roots p >= 1.
 
     Raises:
         UnknownNameError: no such task, method or precision.
+        UsageError: nothing that is left has one of the roots, or serves the precision.
     """
     if precision is not None:
         get_precision(precision)
     found = list(methods(task))
     if method is not None and method not in {spec.name for spec in found}:
         raise UnknownNameError("method" if task is None else f"method of {task}", method, {s.name for s in found})
-    return tuple(
+    attempts = tuple(
         attempt
         for spec in found
         if method in (None, spec.name)
         for name in spec.precisions
         if precision in (None, name)
-        for attempt in _attempts(spec, name, torch.device(device))
+        for attempt in _attempts(spec, name, torch.device(device), roots)
     )
+    if not attempts:
+        asked = {"task": task, "method": method, "precision": precision, "p": roots and ",".join(map(str, roots))}
+        words = " ".join(f"--{name} {value}" for name, value in asked.items() if value is not None)
+        raise UsageError(f"nothing to verify: no method serves {words}; leave one of them out")
+    return attempts
 
 
-def _attempts(spec: MethodSpec, precision: str, device: torch.device) -> Iterator[Attempt]:
+def _attempts(
+    spec: MethodSpec, precision: str, device: torch.device, wanted: tuple[int, ...] | None
+) -> Iterator[Attempt]:
     task = TASKS[spec.task]
+    served = [p for p in wanted or ROOTS if spec.roots is None or p in spec.roots]
+    if wanted is not None and not (task.has_root and served):
+        return
     refusal = unsupported_reason(get_precision(precision), device)
     if refusal is not None:
         yield Attempt(spec=spec, precision=precision, refusal=refusal)
         return
-    roots = [p for p in ROOTS if spec.roots is None or p in spec.roots] if task.has_root else [None]
-    for p in roots:
+    for p in served if task.has_root else [None]:
         for setting in SETTINGS[task.operand]:
             if setting.batch == 1 or spec.batched:
                 yield Attempt(spec=spec, precision=precision, p=p, setting=setting)

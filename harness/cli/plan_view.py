@@ -9,7 +9,8 @@ from rich.console import Console
 
 from harness.cli.devices import device_kind
 from harness.estimate import Estimate, call_seconds, estimate, launch_seconds
-from harness.report.format import seconds
+from harness.report.format import count as counted
+from harness.report.format import duration
 from harness.sweep import expand
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def print_plan(request: RunRequest, console: Console) -> None:
         marks = [name for name in ("control",) if planned.control]
         marks += [f"expect {planned.expect}"] if planned.expect != "ok" else []
         marks += ["advisory"] if not planned.gates and not planned.control else []
-        text = f"{seconds(call_seconds(planned.case, kind)):>8}  {planned.case.case_id}"
+        text = f"{duration(call_seconds(planned.case, kind)):>8}  {planned.case.case_id}"
         console.print(text + (f"  ({', '.join(marks)})" if marks else ""), markup=False, soft_wrap=True)
     for reason, count in sorted(_left_out(request).items()):
         console.print(f"left out: {reason} ({count})", style="dim", markup=False, soft_wrap=True)
@@ -33,8 +34,8 @@ def print_plan(request: RunRequest, console: Console) -> None:
     controls = sum(planned.control for planned in request.cases)
     console.print(f"{request.manifest.name} on {request.device}: {tasks}, controls {controls}", soft_wrap=True)
     console.print(
-        f"about {seconds(total.total_s)}: quality pass {seconds(total.quality_s)}, "
-        f"{request.launches} launches of {seconds(total.launch_s)}",
+        f"about {duration(total.total_s)}: quality pass {duration(total.quality_s)}, "
+        f"{counted(request.launches, 'launch', 'launches')} of {duration(total.launch_s)}",
         soft_wrap=True,
     )
 

@@ -94,12 +94,13 @@ class LineObserver:
         self._console = console
         self._total_launches = 0
         self._begun = 0.0
+        self._planned = 0
         self._cases = 0
         self._defects: list[CaseResult] = []
 
     def launch_started(self, launch: int, total_launches: int, cases: int) -> None:
         """Begin counting."""
-        self._total_launches, self._cases, self._defects = total_launches, 0, []
+        self._total_launches, self._planned, self._cases, self._defects = total_launches, cases, 0, []
         self._begun = time.perf_counter()
 
     def case_started(self, launch: int, case_id: str) -> None:
@@ -113,9 +114,13 @@ class LineObserver:
 
     def launch_finished(self, launch: int) -> None:
         """Print the line."""
+        label = launch_label(launch, self._total_launches)
+        if self._planned == 0:
+            self._console.print(f"{label}: measured before", markup=False)
+            return
         took = time.perf_counter() - self._begun
-        text = f"{launch_label(launch, self._total_launches)}: {self._cases} cases in {took:.1f} s"
-        self._console.print(text, markup=False)
+        cases = f"{self._cases} case{'' if self._cases == 1 else 's'}"
+        self._console.print(f"{label}: {cases} in {took:.1f} s", markup=False)
         for result in self._defects:
             self._console.print(f"  {_defect_line(launch, result)}", markup=False, soft_wrap=True)
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 TaskOption = Annotated[str | None, typer.Option("--task", help="Only this task.")]
 MethodOption = Annotated[str | None, typer.Option("--method", help="Only this method.")]
 PrecisionOption = Annotated[str | None, typer.Option("--precision", help="Only this precision.")]
+RootOption = Annotated[str | None, typer.Option("--p", metavar="P,...", help="Only these roots.")]
 
 LEGEND = (
     "Largest relative error against float64. Green: within what the method states, over the problems it makes a "
@@ -34,6 +35,7 @@ def verify(
     task: TaskOption = None,
     method: MethodOption = None,
     precision: PrecisionOption = None,
+    p: RootOption = None,
     device: DeviceOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -46,6 +48,8 @@ def verify(
         iroot verify
 
         iroot verify --task polar --precision fp32
+
+        iroot verify --method coupled_pe --p 2,4
     """
     # Schedules are designed with numpy on systems of 3 to 10 unknowns, where OpenBLAS threads only wait for each other:
     # 70 s with two threads on two busy cores, 1.4 s with one. It must be set before numpy is loaded.
@@ -54,9 +58,10 @@ def verify(
     from harness.verify import plan_checks
     from harness.verify import verify as run_checks
 
+    roots = _roots(p)
     chosen = device_name(device)
     require_device(chosen)
-    attempts = plan_checks(chosen, task=task, method=method, precision=precision)
+    attempts = plan_checks(chosen, task=task, method=method, precision=precision, roots=roots)
     progress = errors_console()
     checks = list(
         track(
@@ -73,6 +78,17 @@ def verify(
     else:
         _print(checks, console())
     raise typer.Exit(ExitCode.FAILED_CHECK if any(check.bad for check in checks) else ExitCode.OK)
+
+
+def _roots(text: str | None) -> tuple[int, ...] | None:
+    from harness.errors import UsageError
+
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) >= 1 for part in parts):
+        raise UsageError(f"--p: must be integers >= 1, got '{text}'; e.g. --p 2,4")
+    return tuple(dict.fromkeys(int(part) for part in parts))
 
 
 def _plain(check: Check) -> dict[str, object]:

@@ -36,6 +36,19 @@ def seconds(value: float | None) -> str:
     return f"{significant(value / scale)} {unit}"
 
 
+def duration(value: float | None) -> str:
+    """A time to wait, as people say it: `850 ms`, `79 s`, `4.2 min`, `3.1 h`, `2.5 days`."""
+    if value is None:
+        return DASH
+    for unit_s, unit in ((86_400.0, "days"), (3_600.0, "h"), (60.0, "min")):
+        if value >= 2 * unit_s:
+            return f"over {_LONGEST_DAYS:,} days" if value > _LONGEST_DAYS * 86_400 else f"{value / unit_s:.1f} {unit}"
+    return f"{value:.0f} s" if value >= 10 else seconds(value)
+
+
+_LONGEST_DAYS = 1000
+
+
 def error(value: float | None) -> str:
     """Two significant digits in exponent form: `1.3e-03`; `0`, `nan` and `inf` as such."""
     if value is None:

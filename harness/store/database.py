@@ -34,6 +34,9 @@ _SIGNS_OF_USE = (
 """What DuckDB's messages say of a file in use: it has no exception of its own for it (seen with 2.0)."""
 
 
+_REMEDY = "name another file with --store, or move this one away"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Migration:
     """One numbered step of the schema; `version` counts from 1 without gaps."""
@@ -135,7 +138,7 @@ class Database:
                 return duckdb.connect(str(self.path), read_only=read_only)
             except duckdb.Error as error:
                 if not _is_taken(error):
-                    raise StoreError(f"{self.path} cannot be opened as a store: {error}") from error
+                    raise StoreError(f"{self.path} cannot be opened as a store: {error}; {_REMEDY}") from error
                 if time.monotonic() > deadline:
                     raise StoreError(
                         f"{self.path} is in use, waited {self._patience_s:g} s: {_first_sentence(error)}"
@@ -166,7 +169,9 @@ class Database:
         if not tables:
             return 0
         if "schema_migration" not in tables:
-            raise StoreError(f"{self.path} is a DuckDB file of something else: it has no table schema_migration")
+            raise StoreError(
+                f"{self.path} is a DuckDB file of something else: it has no table schema_migration; {_REMEDY}"
+            )
         ((newest,),) = execute(connection, "select coalesce(max(version), 0) from schema_migration")
         version = int(newest)
         if version > self.version:

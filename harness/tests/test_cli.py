@@ -233,9 +233,12 @@ def test_without_a_terminal_a_launch_is_a_line() -> None:
         observer.launch_started(1, 2, 1)
         observer.case_finished(1, _result(Outcome.OOM, "Traceback\nOutOfMemoryError: 3 GiB"))
         observer.launch_finished(1)
+        observer.launch_started(2, 2, 0)
+        observer.launch_finished(2)
     lines = console.export_text().splitlines()
-    assert lines[0].startswith("quality pass: 1 cases in ")
-    assert lines[1].startswith("launch 1/2: 1 cases in ")
+    assert lines[3] == "launch 2/2: measured before"  # what a resumed run finds done
+    assert lines[0].startswith("quality pass: 1 case in ")
+    assert lines[1].startswith("launch 1/2: 1 case in ")
     assert lines[2] == "  oom: a/b: OutOfMemoryError: 3 GiB"
 
 

@@ -95,6 +95,8 @@ def test_source_identity_of_a_checkout_and_of_a_copy(tmp_path: Path) -> None:
                        check=True, capture_output=True)  # fmt: skip
 
     git("init", "-q")
+    unborn = source_identity(root)
+    assert (unborn.revision, unborn.dirty) == (None, None)
     (root / ".gitignore").write_text("*.log\n")
     git("add", ".")
     git("commit", "-qm", "x")

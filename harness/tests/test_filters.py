@@ -48,10 +48,25 @@ def test_matches(text: str, expected: list[Case]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("task=polr", "no case has task 'polr'; did you mean 'polar'?"),
+        ("n>=8,task=polar,method=svdd|eigh", "no case has method 'svdd'; did you mean 'svd'?"),
+        ("mode=xxxx", "no case has mode 'xxxx'; they have: eager, graph"),
+        ("task=polar,n>99999", ""),
+        ("task~polr", ""),
+    ],
+)
+def test_a_name_that_no_case_has_is_named_with_the_nearest(text: str, hint: str) -> None:
+    assert parse_filter(text).misnamed([ROOT, POLAR, GEMM]) == hint
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("taks=polar", "unknown key 'taks' in 'taks=polar'; did you mean 'task'?"),
         ("zzzzzz=1", f"unknown key 'zzzzzz' in 'zzzzzz=1'; known: {', '.join(KEYS)}"),
+        ("size=3", f"unknown key 'size' in 'size=3'; known: {', '.join(KEYS)}"),
         ("polar", "cannot read 'polar'; write KEY OPERATOR VALUE, e.g. 'task=polar,n>=1024,precision~bf'"),
         ("", "cannot read ''; write KEY OPERATOR VALUE, e.g. 'task=polar,n>=1024,precision~bf'"),
         ("n>=1024,", "cannot read ''; write KEY OPERATOR VALUE, e.g. 'task=polar,n>=1024,precision~bf'"),

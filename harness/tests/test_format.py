@@ -60,6 +60,23 @@ def test_ratio_shows_less_than_a_threshold() -> None:
     assert text.ratio(None) == "–"
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, "–"),
+        (0.0011, "1.10 ms"),
+        (8.33, "8.33 s"),
+        (79.3, "79 s"),
+        (252.0, "4.2 min"),
+        (11_160.0, "3.1 h"),
+        (216_000.0, "2.5 days"),
+        (8e18, "over 1,000 days"),
+    ],
+)
+def test_duration(value: float | None, expected: str) -> None:
+    assert text.duration(value) == expected
+
+
 def test_interval() -> None:
     assert text.interval(0.9212, 0.9468) == "0.921 … 0.947"
     assert text.interval(None, 0.9468) == "– … 0.947"

@@ -13,6 +13,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from harness.cli import env, verify
+from harness.errors import UsageError
 from harness.verify import Attempt, Check, plan_checks
 from harness.verify import verify as run_checks
 from iroot.errors import UnknownNameError
@@ -85,6 +86,20 @@ def test_every_root_and_setting_is_planned() -> None:
     assert {attempt.setting.problem for attempt in attempts if attempt.setting} == {
         "logspace_1e2", "logspace_1e4", "wishart",
     }  # fmt: skip
+
+
+def test_only_some_roots() -> None:
+    attempts = plan_checks("cpu", method="coupled_pe", precision="fp32", roots=(2, 5))
+    assert {attempt.p for attempt in attempts} == {2, 5}
+    assert {attempt.p for attempt in plan_checks("cpu", precision="fp32", roots=(2,))} == {2}
+    with pytest.raises(UsageError, match="no method serves --task polar --p 2; leave one of them out"):
+        plan_checks("cpu", task="polar", roots=(2,))
+
+
+@pytest.mark.parametrize("text", ["two", "0", "2,", "-1", "2.5"])
+def test_roots_must_be_positive_integers(text: str) -> None:
+    with pytest.raises(UsageError, match="--p: must be integers >= 1, got"):
+        verify.verify(p=text)
 
 
 def test_a_precision_this_machine_lacks_is_refused_once_with_its_reason() -> None:
