@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from iroot.planning import ASSUMED_LOWER, Choice, Demand, choose
 from iroot.precision import get_precision
 from iroot.registry import Operands, Workload
 from iroot.result import Bounds, Diagnosis, Result
-from iroot.spectrum import Damping, measure
+from iroot.spectrum import Damping, Measured, measure
 from iroot.workspace import Entry, Workspace, check_workspace, record
 
 DEFAULT_RTOL = 3e-3
@@ -83,8 +83,8 @@ def inverse_root(
         demand.
 
     Raises:
-        InvalidInputError: a requirement above does not hold; or A is zero and not damped (not seen where `lower` is
-            given: the result's `termination` says so).
+        InvalidInputError: a requirement above does not hold; or A is zero and not damped (not seen without
+            a synchronisation, where `lower` is given or the workspace has it: `termination` says so then).
         UnknownNameError: no such method or precision.
         UnsupportedError: the device does not run the precision.
 
@@ -206,7 +206,7 @@ def _specified(call: Call, method: str, precision: str, options: Any, lower: flo
             f"options need a method given by name, got {type(options).__name__} with method='auto'; "
             "each method has options of its own"
         )
-    if type(options).__hash__ is None:
+    if options is not None and not is_dataclass(options):
         raise InvalidInputError(f"options must be the option record of the method, got {type(options).__name__}")
     return replace(
         call, method=method, precision=precision, options=options, lower=None if lower is None else float(lower)
@@ -253,17 +253,33 @@ def _run(call: Call, A: Tensor, B: Tensor | None, workspace: Workspace | None, c
 
 def _bounds(call: Call, A: Tensor, B: Tensor | None, entry: Entry | None, check_finite: bool) -> Bounds:
     """The spectral bound, with at most one host synchronisation: none where the caller or the workspace has it."""
-    kept = entry.bounds if entry is not None else None
-    known = Bounds(lower=call.lower, source="given") if call.lower is not None else kept
-    assumed = Bounds(lower=ASSUMED_LOWER[call.task], source="assumed")
-    needed = check_finite or (known is None and call.task != "polar")
-    if not needed or call.shape.numel() == 0:
-        return known or assumed
+    known = entry.bounds if entry is not None else None
+    if call.lower is not None:
+        known = Bounds(lower=call.lower, source="given")
+    elif call.task == "polar":
+        known = Bounds(lower=ASSUMED_LOWER["polar"], source="assumed")
+    if call.shape.numel() == 0 or (known is not None and not check_finite):
+        return known or Bounds(lower=ASSUMED_LOWER[call.task], source="assumed")
     damping = call.damping if known is None else Damping()
     measured = measure(A, B, damping, make_ops("fp64" if A.dtype == torch.float64 else "fp32", A.device))
+    _check_measured(call, measured, check_finite)
+    if known is not None:
+        return known
+    if measured.lower is None:
+        found = kept = Bounds(lower=ASSUMED_LOWER[call.task], source="assumed")
+    else:
+        # A workspace's first call runs as its later ones will.
+        lower = measured.lower if entry is None else measured.lower / WORKSPACE_MARGIN
+        found, kept = Bounds(lower=lower, source="measured"), Bounds(lower=lower, source="workspace")
+    if entry is not None and measured.finite:
+        entry.bounds = kept
+    return found
+
+
+def _check_measured(call: Call, measured: Measured, check_finite: bool) -> None:
+    """Raise InvalidInputError for values that are not finite, where that is to be checked, and for no root at all."""
     if check_finite and not measured.finite:
-        names = "A" if B is None else "A and B"
-        names = "G" if call.task == "polar" else names
+        names = {"inverse_root": "A", "inverse_apply": "A and B", "polar": "G"}[call.task]
         raise InvalidInputError(
             f"{names} must be finite, got NaN or infinity; without check_finite=True the termination reports it"
         )
@@ -272,22 +288,10 @@ def _bounds(call: Call, A: Tensor, B: Tensor | None, entry: Entry | None, check_
             "A must not be zero where it is not damped, got a zero matrix with eps=0; with eps > 0 the result is "
             "eps^(-1/p) I"
         )
-    if known is not None or call.task == "polar":
-        return known or assumed
-    if measured.lower is None:
-        found = assumed
-    elif entry is None:
-        return Bounds(lower=measured.lower, source="measured")
-    else:
-        found = Bounds(lower=measured.lower / WORKSPACE_MARGIN, source="measured")
-    if entry is not None and measured.finite:
-        entry.bounds = found if found.source == "assumed" else replace(found, source="workspace")
-    return found
 
 
 def _value(call: Call, choice: Choice, A: Tensor, B: Tensor | None, entry: Entry | None) -> Tensor:
     """The result of the chosen method, by its CUDA graph where the workspace has, or can have, one."""
-    compute = _computation(call, choice)
     operands = (A,) if B is None else (A, B)
     if (
         entry is None
@@ -295,9 +299,9 @@ def _value(call: Call, choice: Choice, A: Tensor, B: Tensor | None, entry: Entry
         or not choice.spec.capturable
         or torch.cuda.is_current_stream_capturing()
     ):
-        return compute(*operands)
+        return _computation(call, choice)(*operands)
     if entry.recording is None:
-        entry.recording = record(compute, operands)
+        entry.recording = record(_computation(call, choice), operands)
     return entry.recording.replay(operands)
 
 

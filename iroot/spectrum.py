@@ -72,7 +72,8 @@ def measure(A: Tensor, B: Tensor | None, damping: Damping, ops: Ops) -> Measured
     if damping:
         tiny = torch.finfo(wide.dtype).tiny
         size = largest.clamp_min(tiny).to(wide.dtype)[..., None, None]
-        estimate = POWER_MARGIN * power_iteration(wide / size, ops)[..., 0, 0].double() * largest
+        # abs: A may be indefinite, with its largest eigenvalue below zero.
+        estimate = POWER_MARGIN * power_iteration(wide / size, ops)[..., 0, 0].double().abs() * largest
         # A zero matrix has no direction to iterate in, and no eigenvalue to miss.
         bound = torch.fmin(estimate, torch.linalg.vector_norm(wide, dim=(-2, -1), dtype=torch.float64))
         shift = damping.shift(A)[..., 0]
