@@ -8,22 +8,22 @@ runs of unchanged code lie apart.
 from __future__ import annotations
 
 import difflib
-import math
 import os
 import re
 import shutil
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 
-from harness.baseline_checks import inconsistencies, refusals
+from harness.baseline_checks import inconsistencies, refusals, unlike_base
+from harness.baseline_diff import cell_changes, metadata_changes
 from harness.baseline_files import METADATA, BaselineContent, from_folder, read_metadata, to_files
-from harness.baseline_merge import content_of, summary_of
+from harness.baseline_merge import amended, content_of, summary_of
 from harness.checksums import check_sums
 from harness.errors import BaselineError, UsageError
-from harness.records import CaseSummary, Outcome, RunRecord, RunSummary, SourceIdentity
+from harness.filters import CaseFilter
+from harness.records import Outcome, RunRecord, RunSummary, SourceIdentity
 
 OFFICIAL_RUNS = 3
 """Runs an official baseline should hold: with fewer, the spread between runs is unknown or a guess."""
@@ -69,11 +69,12 @@ def promote(
     root: Path,
     *,
     reason: str,
+    cases: CaseFilter | None = None,
     checkout: SourceIdentity | None = None,
     today: date | None = None,
 ) -> Path:
     """Make runs the official baseline of their machine class and manifest; arguments and errors as `prepare`."""
-    return prepare(runs, root, reason=reason, checkout=checkout, today=today).write()
+    return prepare(runs, root, reason=reason, cases=cases, checkout=checkout, today=today).write()
 
 
 def prepare(
@@ -81,6 +82,7 @@ def prepare(
     root: Path,
     *,
     reason: str,
+    cases: CaseFilter | None = None,
     checkout: SourceIdentity | None = None,
     today: date | None = None,
 ) -> Promotion:
@@ -90,12 +92,15 @@ def prepare(
         runs: one or more runs of one manifest, on one kind of machine, of one source.
         root: the folder of baselines.
         reason: why this is the reference from now on; goes into the metadata.
+        cases: replace or add these cases alone and leave every other one as it is; None: the whole manifest.
         checkout: the source that an imported run is promoted at; required for imported runs.
         today: the day of promotion, by default today in UTC.
 
     Raises:
         BaselineError: everything that speaks against the promotion, one line each.
     """
+    if cases is not None:
+        runs = [_narrowed(each, cases) for each in runs]
     found = refusals(runs, reason=reason, checkout=checkout)
     if found:
         raise _refused(found)
@@ -109,20 +114,44 @@ def prepare(
         today=today or datetime.now(UTC).date(),
     )
     existing = from_folder(folder) if folder.exists() else None
+    notes = _notes(ordered)
+    if existing is not None and cases is not None:
+        found = unlike_base(ordered, existing)
+        if found:
+            raise _refused(found)
+        notes += _software_notes(existing.metadata.runs[: len(existing.metadata.base_runs)], merged)
+        content = _amended(existing, content, cases)
     dropped = existing.case_ids - content.case_ids if existing else frozenset()
     if dropped:
         raise _refused(
             [
                 f"the runs lack {len(dropped)} of the existing baseline's cases, among them {min(dropped)}; promote "
-                f"runs of the whole manifest, or remove {folder} first if the cases were given up on purpose"
+                f"runs of the whole manifest, or some cases alone with --cases FILTER, or remove {folder} first if the "
+                "cases were given up on purpose"
             ]
         )
-    return Promotion(
-        folder=folder,
-        files=to_files(content),
-        changes=_changes(existing, content),
-        notes=_notes(ordered),
+    return Promotion(folder=folder, files=to_files(content), changes=_changes(existing, content), notes=notes)
+
+
+def _narrowed(summary: RunSummary, cases: CaseFilter) -> RunSummary:
+    planned = tuple(each for each in summary.run.cases if cases(each.case))
+    if not planned:
+        raise UsageError(f"--cases {cases.text!r} fits no case of {summary.run.run_id}")
+    ids = {each.case.case_id for each in planned}
+    return summary.model_copy(
+        update={
+            "run": summary.run.model_copy(update={"cases": planned}),
+            "cases": {case_id: case for case_id, case in summary.cases.items() if case_id in ids},
+        }
     )
+
+
+def _amended(existing: BaselineContent, cells: BaselineContent, cases: CaseFilter) -> BaselineContent:
+    """The existing content itself where the cells are in it already."""
+    kept = existing.cells
+    if all(kept.get(case_id) == cell for case_id, cell in cells.cells.items()):
+        return existing
+    return amended(existing, cells, filter=cases.text)
 
 
 def load_baseline(root: Path, machine_class: str, manifest: str) -> RunSummary | None:
@@ -211,9 +240,7 @@ def _notes(runs: Sequence[RunSummary]) -> tuple[str, ...]:
     if newest.filter is not None:
         notes.append(f"the runs are narrowed by the filter {newest.filter!r}: the baseline covers part of the manifest")
     for each in runs[:-1]:
-        differing = each.run.software.differences(newest.software)
-        if differing:
-            notes.append(f"software of {each.run.run_id} and {newest.run_id} differs: {'; '.join(differing)}")
+        notes += _software_notes([each.run], newest)
         if each.run.machine.uuid != newest.machine.uuid:
             notes.append(f"{each.run.run_id} and {newest.run_id} were measured on different units")
     healed = [
@@ -225,47 +252,22 @@ def _notes(runs: Sequence[RunSummary]) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _software_notes(runs: Sequence[RunRecord], newest: RunRecord) -> tuple[str, ...]:
+    differing = {run.run_id: run.software.differences(newest.software) for run in runs}
+    return tuple(
+        f"software of {run_id} and {newest.run_id} differs: {'; '.join(found)}"
+        for run_id, found in differing.items()
+        if found
+    )
+
+
 def _changes(existing: BaselineContent | None, content: BaselineContent) -> tuple[str, ...]:
     """What a promotion changes, for people."""
     if existing is None:
         return (f"new baseline of {len(content.case_ids)} cases at {content.metadata.revision[:12]}",)
     if to_files(existing) == to_files(content):
         return ()
-    before, after = existing.metadata, content.metadata
-    changes = [
-        f"{name}: {old} -> {new}"
-        for name, old, new in (
-            ("revision", before.revision, after.revision),
-            ("promoted on", before.promoted_on, after.promoted_on),
-            ("reason", before.reason, after.reason),
-            ("runs", _run_list(before.runs), _run_list(after.runs)),
-        )
-        if old != new
-    ]
-    changes += [f"new case: {case_id}" for case_id in sorted(content.case_ids - existing.case_ids)]
-    return (*changes, *_case_changes(existing, content))
-
-
-def _run_list(runs: Sequence[RunRecord]) -> str:
-    return ", ".join(run.run_id for run in runs)
-
-
-def _case_changes(existing: BaselineContent, content: BaselineContent) -> list[str]:
-    """Cases whose outcome differs, or whose time moved by more than the case's own threshold."""
-    old, new = summary_of(existing).cases, summary_of(content).cases
-    changes = []
-    for case_id, after in new.items():
-        before = old.get(case_id)
-        if before is None:
-            continue
-        if before.outcome is not after.outcome:
-            changes.append(f"{case_id}: {before.outcome} -> {after.outcome}")
-        elif before.launch_medians_s and after.launch_medians_s:
-            ratio = _typical_s(after) / _typical_s(before)
-            if abs(math.log(ratio)) > math.log1p(after.planned.threshold):
-                changes.append(f"{case_id}: time x {ratio:.3f}")
-    return changes
-
-
-def _typical_s(case: CaseSummary) -> float:
-    return statistics.geometric_mean(case.launch_medians_s.values())
+    return (
+        *metadata_changes(existing.metadata, content.metadata),
+        *(change.text for change in cell_changes(existing, content) if change.notable),
+    )

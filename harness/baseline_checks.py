@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from harness import stats
 from harness.baseline_files import BaselineCase, BaselineContent
 from harness.baseline_merge import run_spread
 from harness.records import CaseSummary, Outcome, PlannedCase, RunStatus, RunSummary, SourceIdentity
@@ -24,6 +25,10 @@ def refusals(runs: Sequence[RunSummary], *, reason: str, checkout: SourceIdentit
     for each in runs[1:]:
         found += [f"{each.run.run_id} {problem}" for problem in _unlike(each, runs[0])]
     ids = [each.run.run_id for each in runs]
+    if not found:
+        found += list(
+            _listed("the launches spread too wide, or are too few, to resolve the threshold of", _unresolved(runs))
+        )
     found += [f"{run_id} is given {ids.count(run_id)} times" for run_id in sorted(set(ids)) if ids.count(run_id) > 1]
     return found
 
@@ -77,6 +82,27 @@ def _case_problems(summary: RunSummary) -> Iterator[str]:
     yield from _listed("lacks launches of", partial)
 
 
+def _unresolved(runs: Sequence[RunSummary]) -> list[str]:
+    """Gating cases in which the newest run, compared with all runs merged, could not come out `unchanged`.
+
+    Its MDE, by the test that a comparison uses, must not exceed the planned threshold. Advisory cases and controls are
+    exempt: no verdict rests on them, and eager launches spread by 15 % (one H100, 2026-11).
+    """
+    newest = max(runs, key=lambda each: each.run.run_id)
+    found = []
+    for case_id, case in newest.cases.items():
+        planned = case.planned
+        if case.outcome is not Outcome.OK or planned.control or not planned.gates:
+            continue
+        every = [median_s for each in runs for median_s in each.cases[case_id].launch_medians_s.values()]
+        mde = math.expm1(stats.unpaired(list(case.launch_medians_s.values()), every).mde)
+        if math.isnan(mde):
+            found.append(f"{case_id} ({len(case.launch_medians_s)} launches, at least {stats.MIN_LAUNCHES} are needed)")
+        elif mde > planned.threshold:
+            found.append(f"{case_id} (MDE {100 * mde:.1f} % > {100 * planned.threshold:.1f} %)")
+    return found
+
+
 def _because(case: CaseSummary) -> str:
     return f": {case.error.splitlines()[0]}" if case.error else ""
 
@@ -112,6 +138,16 @@ def _plan(cases: Sequence[PlannedCase]) -> dict[str, PlannedCase]:
     return {planned.case.case_id: planned for planned in cases}
 
 
+def unlike_base(runs: Sequence[RunSummary], existing: BaselineContent) -> list[str]:
+    """Why cases of `runs` cannot stand in one baseline with the existing ones; empty if nothing speaks against it."""
+    base = existing.metadata.runs[0]
+    return [
+        f"{each.run.run_id} cannot amend the baseline: machines differ in {difference}"
+        for each in runs
+        for difference in each.run.machine.differences(base.machine)
+    ]
+
+
 def inconsistencies(content: BaselineContent) -> tuple[str, ...]:
     """Where a baseline with correct checksums contradicts itself; empty for a good one."""
     return (*_unknown_names(content), *(problem for case in content.metadata.cases for problem in _case(case, content)))
@@ -123,14 +159,25 @@ def _unknown_names(content: BaselineContent) -> Iterator[str]:
         yield f"{case_id} is listed twice"
     for case_id in sorted({*content.medians_s, *content.quality} - set(names)):
         yield f"{case_id} has figures, but metadata.json does not list it"
-    if not content.metadata.runs:
+    listed = tuple(run.run_id for run in content.metadata.runs)
+    if not listed:
         yield "metadata.json names no run"
+    elif not content.metadata.base_runs or listed[: len(content.metadata.base_runs)] != content.metadata.base_runs:
+        yield "metadata.json must list the runs of the whole promotion first"
 
 
 def _case(case: BaselineCase, content: BaselineContent) -> Iterator[str]:
     case_id = case.planned.case.case_id
     medians = content.medians_s.get(case_id, {})
-    expected = {(run.run_id, launch) for run in content.metadata.runs for launch in range(1, run.launches + 1)}
+    behind = [run for run in content.metadata.runs if run.run_id in case.runs]
+    expected = {(run.run_id, launch) for run in behind for launch in range(1, run.launches + 1)}
+    unknown = sorted(set(case.runs) - {run.run_id for run in behind})
+    if unknown or not case.runs:
+        yield (
+            f"{case_id} is of the run {unknown[0]}, which metadata.json does not list"
+            if unknown
+            else (f"{case_id} names no run")
+        )
     strange = sorted(set(medians) - expected)
     if strange:
         yield f"{case_id} has times of {strange[0][0]}, launch {strange[0][1]}, which metadata.json does not list"

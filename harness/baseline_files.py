@@ -55,10 +55,26 @@ class BaselineCase(Record):
     peak_bytes: int | None = None
     first_call_s: float | None = None
     run_spread: float | None = None
+    runs: tuple[str, ...]
+    """Ids of the runs behind this case."""
+
+
+class Amendment(Record):
+    """A later promotion of some cases alone."""
+
+    promoted_on: str
+    reason: str
+    revision: str
+    filter: str
+    """Which cases, as it was given."""
+    runs: tuple[str, ...]
 
 
 class BaselineMetadata(Record):
-    """`metadata.json`. `revision` is the commit promoted at; the runs hold no cases, those are listed once below."""
+    """`metadata.json`. `revision` is the commit promoted at; the runs hold no cases, those are listed once below.
+
+    Date, reason, revision and figures of the launches are of the last promotion of the whole manifest.
+    """
 
     schema_version: int = SCHEMA_VERSION
     machine_class: str
@@ -70,8 +86,12 @@ class BaselineMetadata(Record):
     timed_share: float | None = None
     startup_s: float | None = None
     launch_wall_s: float | None = None
+    amendments: tuple[Amendment, ...] = ()
+    """Promotions of some cases since then, oldest first."""
+    base_runs: tuple[str, ...]
+    """Ids of the runs of the whole promotion."""
     runs: tuple[RunRecord, ...]
-    """In order of their ids, oldest first."""
+    """Those of the whole promotion in order of their ids, oldest first, then those of amendments likewise."""
     cases: tuple[BaselineCase, ...]
 
 
@@ -87,6 +107,26 @@ class BaselineContent:
     def case_ids(self) -> frozenset[str]:
         """Ids of all cases, failed ones included."""
         return frozenset(case.planned.case.case_id for case in self.metadata.cases)
+
+    @property
+    def cells(self) -> dict[str, BaselineCell]:
+        """Everything kept of each case, by its id."""
+        named = {case.planned.case.case_id: case for case in self.metadata.cases}
+        return {
+            case_id: BaselineCell(
+                case=case, medians_s=self.medians_s.get(case_id, {}), quality=self.quality.get(case_id, ())
+            )
+            for case_id, case in named.items()
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineCell:
+    """One case of a baseline; `medians_s` by run and launch."""
+
+    case: BaselineCase
+    medians_s: Mapping[tuple[str, int], float]
+    quality: tuple[Quality, ...]
 
 
 def to_files(content: BaselineContent) -> dict[str, bytes]:

@@ -6,9 +6,12 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from datetime import date
+from typing import TypeVar
 
-from harness.baseline_files import BaselineCase, BaselineContent, BaselineMetadata
+from harness.baseline_files import Amendment, BaselineCase, BaselineContent, BaselineMetadata
 from harness.records import CaseSummary, Outcome, PlannedCase, Quality, RunSummary
+
+_Figures = TypeVar("_Figures")
 
 
 def content_of(runs: Sequence[RunSummary], *, reason: str, revision: str, today: date) -> BaselineContent:
@@ -25,10 +28,9 @@ def content_of(runs: Sequence[RunSummary], *, reason: str, revision: str, today:
         timed_share=_median([each.timed_share for each in runs]),
         startup_s=_median([each.startup_s for each in runs]),
         launch_wall_s=_median([each.launch_wall_s for each in runs]),
+        base_runs=tuple(each.run.run_id for each in runs),
         runs=tuple(each.run.model_copy(update={"cases": ()}) for each in runs),
-        cases=tuple(
-            _case(each, [run.cases[case_id] for run in runs], medians[case_id]) for case_id, each in planned.items()
-        ),
+        cases=tuple(_case(each, runs, medians[case_id]) for case_id, each in planned.items()),
     )
     return BaselineContent(
         metadata=metadata,
@@ -50,7 +52,44 @@ def _quality(case_id: str, runs: Sequence[RunSummary]) -> tuple[Quality, ...]:
     return next((each.cases[case_id].quality for each in reversed(runs) if each.cases[case_id].quality), ())
 
 
-def _case(planned: PlannedCase, found: Sequence[CaseSummary], medians: Mapping[tuple[str, int], float]) -> BaselineCase:
+def amended(existing: BaselineContent, cells: BaselineContent, *, filter: str) -> BaselineContent:
+    """The existing baseline with the cases of `cells` replaced or added, every other case as it was.
+
+    Args:
+        filter: which cases were asked for, kept in the amendment.
+    """
+    replaced, before = cells.case_ids, existing.metadata
+    fresh = {case.planned.case.case_id: case for case in cells.metadata.cases}
+    cases = [fresh.pop(case.planned.case.case_id, case) for case in before.cases] + list(fresh.values())
+    known = {run.run_id: run for run in (*before.runs, *cells.metadata.runs)}
+    later = sorted({run_id for case in cases for run_id in case.runs} - set(before.base_runs))
+    amendment = Amendment(
+        promoted_on=cells.metadata.promoted_on,
+        reason=cells.metadata.reason,
+        revision=cells.metadata.revision,
+        filter=filter,
+        runs=cells.metadata.base_runs,
+    )
+    metadata = before.model_copy(
+        update={
+            "amendments": (*before.amendments, amendment),
+            "runs": tuple(known[run_id] for run_id in (*before.base_runs, *later)),
+            "cases": tuple(cases),
+        }
+    )
+    return BaselineContent(
+        metadata=metadata,
+        medians_s={**_without(existing.medians_s, replaced), **cells.medians_s},
+        quality={**_without(existing.quality, replaced), **cells.quality},
+    )
+
+
+def _without(figures: Mapping[str, _Figures], case_ids: frozenset[str]) -> dict[str, _Figures]:
+    return {case_id: found for case_id, found in figures.items() if case_id not in case_ids}
+
+
+def _case(planned: PlannedCase, runs: Sequence[RunSummary], medians: Mapping[tuple[str, int], float]) -> BaselineCase:
+    found = [each.cases[planned.case.case_id] for each in runs]
     unlike_ok = [case for case in found if case.outcome is not Outcome.OK]
     deciding = unlike_ok[0] if unlike_ok else found[-1]
     return BaselineCase(
@@ -60,6 +99,7 @@ def _case(planned: PlannedCase, found: Sequence[CaseSummary], medians: Mapping[t
         peak_bytes=max((case.peak_bytes for case in found if case.peak_bytes is not None), default=None),
         first_call_s=_median([case.first_call_s for case in found]),
         run_spread=run_spread(medians),
+        runs=tuple(each.run.run_id for each in runs),
     )
 
 
@@ -82,9 +122,9 @@ def _median(values: Sequence[float | None]) -> float | None:
 
 
 def summary_of(content: BaselineContent) -> RunSummary:
-    """The content as a run of all launches, those of later runs numbered on."""
+    """The content as a run of all launches, those of later runs numbered on; its record is the newest whole run's."""
     metadata = content.metadata
-    newest = metadata.runs[-1]
+    newest = metadata.runs[len(metadata.base_runs) - 1]
     offset, launches = {}, 0
     for run in metadata.runs:
         offset[run.run_id] = launches
@@ -102,6 +142,7 @@ def summary_of(content: BaselineContent) -> RunSummary:
             peak_bytes=case.peak_bytes,
             first_call_s=case.first_call_s,
             run_spread=case.run_spread,
+            runs=len(case.runs) if len(case.runs) != len(metadata.runs) else None,
         )
     run = newest.model_copy(
         update={

@@ -391,6 +391,8 @@ class CaseSummary(Record):
     run_spread: float | None = None
     """Standard deviation of log time between merged runs (baselines of several runs), None where unknown."""
     throttled: bool = False
+    runs: int | None = None
+    """Runs behind this case where they are not all of the summary's (a baseline with cases promoted alone)."""
 
 
 class RunSummary(Record):

@@ -112,7 +112,7 @@ class TimeRules:
         machine = UNIT_MARGIN if self.another_unit else 0.0
         if self.shift is not None and self.corrects(pair):
             machine = max(machine, self.shift.disagreement)
-        return threshold + self.run_margin(pair.reference.run_spread) + machine
+        return threshold + self.run_margin(pair.reference.run_spread, pair.reference.runs) + machine
 
     def _null_percentile(self, pair: CasePair) -> float:
         known = self.noise.get(pair.candidate.planned.case.case_id)
@@ -120,11 +120,12 @@ class TimeRules:
         launches = len(ours & others) if self.design == "paired" else min(len(ours), len(others))
         return known.null_percentile(launches) if known and launches else 0.0
 
-    def run_margin(self, spread: float | None) -> float:
-        """Part of tau that covers the spread between runs."""
-        if spread is not None and self.runs >= 2:
-            return stats.prediction_margin(spread, self.runs)
-        return stats.normal_quantile(1 - stats.ALPHA) * RUN_SPREAD * math.sqrt(1 + 1 / self.runs)
+    def run_margin(self, spread: float | None, runs: int | None = None) -> float:
+        """Part of tau that covers the spread between runs; `runs`: behind the case, if not all of the reference's."""
+        runs = self.runs if runs is None else runs
+        if spread is not None and runs >= 2:
+            return stats.prediction_margin(spread, runs)
+        return stats.normal_quantile(1 - stats.ALPHA) * RUN_SPREAD * math.sqrt(1 + 1 / runs)
 
 
 @dataclass(frozen=True, kw_only=True)

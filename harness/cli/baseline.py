@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from harness.records import SourceIdentity
 
 baseline_app = typer.Typer(
-    name="baseline", help="List, show, promote and verify official baselines.", no_args_is_help=True
+    name="baseline", help="List, show, promote, verify and diff official baselines.", no_args_is_help=True
 )
 
 RootOption = Annotated[
@@ -29,6 +29,14 @@ RunsArgument = Annotated[
     list[str], typer.Argument(metavar="RUN...", help="Run ids, unique beginnings of them, or 'latest'.")
 ]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why this is the reference from now on.")]
+CasesOption = Annotated[
+    str | None,
+    typer.Option("--cases", metavar="FILTER", help="Replace or add these cases alone, e.g. task=polar,n>=1024."),
+]
+SideOption = Annotated[
+    str,
+    typer.Option("--against", metavar="REVISION|FOLDER", help="The state before: of a git revision, or in a folder."),
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would change; write nothing.")]
 
 
@@ -89,7 +97,12 @@ def show(name: NameArgument, root: RootOption = None, json: JsonOption = False) 
         print_json(summary)
         return
     metadata = read_metadata(path)
-    origin = {"promoted": metadata.promoted_on, "reason": metadata.reason}
+    amendments = [f"{each.promoted_on} {each.filter}: {each.reason}" for each in metadata.amendments]
+    origin = {
+        "promoted": metadata.promoted_on,
+        "reason": metadata.reason,
+        "amended": "\n".join(amendments) or None,
+    }
     console().print(facts_table(summary, origin))
     console().print(cases_table(summary))
 
@@ -98,6 +111,7 @@ def show(name: NameArgument, root: RootOption = None, json: JsonOption = False) 
 def promote(
     runs: RunsArgument,
     reason: ReasonOption,
+    cases: CasesOption = None,
     dry_run: DryRunOption = False,
     root: RootOption = None,
     json: JsonOption = False,
@@ -106,21 +120,33 @@ def promote(
     """Make runs the official baseline of their machine class and manifest.
 
     Several runs of the same sources merge; three or more tell later comparisons the spread between runs. An imported
-    run is checked against the sources of this checkout.
+    run is checked against the sources of this checkout. With --cases every other case stays as it is, byte for byte.
+
+    Refused: cases that failed, were throttled, gave no finite result or lack launches, and gating cases whose launches
+    spread too wide to resolve their threshold.
 
     Examples:
 
         iroot bench baseline promote latest --reason 'first H100 baseline'
 
         iroot bench baseline promote 20260102-09 20260102-10 20260102-11 --reason 'new driver' --dry-run
+
+        iroot bench baseline promote latest --cases method=coupled_pe,n>=2048 --reason 'faster tiles'
     """
     from harness.baseline import prepare
+    from harness.filters import parse_filter
     from harness.store import Store
 
     opened = Store(store_path(store))
     summaries = [opened.summary(run) for run in runs]
     imported = any(summary.run.imported_from is not None for summary in summaries)
-    promotion = prepare(summaries, _root(root), reason=reason, checkout=_checkout() if imported else None)
+    promotion = prepare(
+        summaries,
+        _root(root),
+        reason=reason,
+        cases=parse_filter(cases) if cases is not None else None,
+        checkout=_checkout() if imported else None,
+    )
     if not dry_run and promotion.changes:
         promotion.write()
     if json:
@@ -129,6 +155,45 @@ def promote(
         return
     verb = "would write" if dry_run else "wrote" if promotion.changes else "unchanged:"
     lines = [*promotion.changes, *(f"note: {note}" for note in promotion.notes), f"{verb} {promotion.folder}"]
+    console().print("\n".join(lines), markup=False, soft_wrap=True)
+
+
+@baseline_app.command("diff")
+def diff(name: NameArgument, against: SideOption = "HEAD", root: RootOption = None, json: JsonOption = False) -> None:
+    """Show what differs between a baseline and its state before, case by case.
+
+    Examples:
+
+        iroot bench baseline diff quick
+
+        iroot bench baseline diff nvidia-h100-80gb-hbm3/production --against v0.1.0
+
+        iroot bench baseline diff quick --against /tmp/baselines/nvidia-h100-80gb-hbm3/quick
+    """
+    from harness.baseline import find_baseline
+    from harness.baseline_diff import cell_changes, metadata_changes
+    from harness.baseline_files import from_folder
+    from harness.baseline_history import state_before
+
+    path = find_baseline(_root(root), name)
+    before, after = state_before(path, against), from_folder(path)
+    origin, changes = metadata_changes(before.metadata, after.metadata), cell_changes(before, after)
+    same = len(after.case_ids) - sum(change.kind not in ("removed",) for change in changes)
+    if json:
+        cells = [
+            {
+                "case": each.case_id,
+                "change": each.kind,
+                "notable": each.notable,
+                "before": {"outcome": each.before, "time_s": each.before_s},
+                "after": {"outcome": each.after, "time_s": each.after_s},
+                "ratio": each.ratio,
+            }
+            for each in changes
+        ]
+        print_json({"origin": origin, "identical": same, "cases": cells})
+        return
+    lines = [*origin, *(each.text for each in changes), f"{same} of {len(after.case_ids)} cases are identical"]
     console().print("\n".join(lines), markup=False, soft_wrap=True)
 
 

@@ -42,7 +42,7 @@ def _run(number: int = 1, **fields: object) -> RunRecord:
 
 def _summary(number: int = 1, *, scale: float = 1.0, **fields: object) -> RunSummary:
     medians = {planned.case.case_id: scale * 1e-4 * (i + 1) for i, planned in enumerate(CASES)}
-    return make.make_summary(_run(number, **fields), medians_s=medians, sigma=0.004, seed=number)
+    return make.make_summary(_run(number, **fields), medians_s=medians, sigma=0.002, seed=number)
 
 
 def _with_case(summary: RunSummary, **fields: object) -> RunSummary:

@@ -41,7 +41,7 @@ def store(tmp_path: Path) -> Path:
     """Three complete runs of one manifest and an interrupted one, the newest."""
     path = tmp_path / "iroot.duckdb"
     for number in (1, 2, 3):
-        run = make.make_run(make.make_cases(2), number=number, launches=2, status=RunStatus.COMPLETE)
+        run = make.make_run(make.make_cases(2), number=number, launches=3, status=RunStatus.COMPLETE)
         Store(path).import_run(run, make.make_launches(run))
     Store(path).create_run(make.make_run(number=4, status=RunStatus.INTERRUPTED))
     return path
@@ -188,7 +188,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_run_of_a_copied_tree_is_imported_and_promoted(checkout: Path, tmp_path: Path) -> None:
     copied = source_identity(checkout).model_copy(update={"revision": None, "dirty": None})
-    run = make.make_run(make.make_cases(2), launches=2, source=copied, status=RunStatus.COMPLETE)
+    run = make.make_run(make.make_cases(2), launches=3, source=copied, status=RunStatus.COMPLETE)
     away, here = tmp_path / "away.duckdb", tmp_path / "here.duckdb"
     Store(away).import_run(run, make.make_launches(run))
     _good("export", "latest", "--to", tmp_path / "out", "--store", away)
