@@ -83,3 +83,35 @@ def test_aol_orthogonality_on_gaussian_input() -> None:
 def test_aol_costs_four_steps() -> None:
     spec = get_method("polar", "aol")
     assert spec.flops(Workload(m=1024, n=1024, precision="bf16"), spec.options()) == 8 * 2 * 1024**3
+
+
+@EMULATED
+@pytest.mark.parametrize("shape", [(64, 256), (256, 64), (2, 64, 64)], ids=str)
+@pytest.mark.parametrize("precision", ["fp16_emulated", "bf16_emulated"])
+def test_graded_gram_needs_no_restart(shape: tuple[int, ...], precision: str) -> None:
+    """Condition number 100: float16 at rounding level of R, bfloat16 stable where a Gram form diverges."""
+    A = make_ops(precision, DEVICE).cast(posed(*shape, kappa=100.0))
+    U = true_factor(A)
+    error = distance(run(get_method("polar", "graded_gram"), precision, A), U)
+    assert error < (0.04 if precision == "fp16_emulated" else 0.13)
+    assert error < 0.8 * distance(run(get_method("polar", "gram_newton_schulz"), precision, A, restarts=()), U)
+
+
+@EMULATED
+def test_graded_gram_on_gaussian_input() -> None:
+    """0.002 at aspect 4, a tenth of the band of five published quintics."""
+    A = make_ops("fp16_emulated", DEVICE).cast(torch.randn(128, 512, generator=torch.Generator().manual_seed(0)))
+    assert distance(run(get_method("polar", "graded_gram"), "fp16_emulated", A), true_factor(A)) < 0.003
+
+
+def test_graded_gram_costs() -> None:
+    """Five steps, aspect 4: 17 units of 2 r^3, half a unit of them for the bound."""
+    spec = get_method("polar", "graded_gram")
+    for m, n in ((2048, 8192), (8192, 2048)):
+        assert spec.flops(Workload(m=m, n=n, precision="fp16"), spec.options()) == 17 * 2 * 2048**3
+
+
+@pytest.mark.parametrize("values", [{"steps": 0}, {"lower": 0.0}, {"cushion": 0.9}, {"promote_k": 3}])
+def test_wrong_options_of_graded_gram(values: dict[str, object]) -> None:
+    with pytest.raises(InvalidInputError, match=next(iter(values))):
+        get_method("polar", "graded_gram").make_options(values)
