@@ -56,15 +56,16 @@ def coupled_newton(operands: Operands, ops: Ops, options: CoupledNewtonOptions) 
 
 
 @host_constant
-def newton_steps(p: int, lower: float, target: float) -> int:
-    """Steps until |1 - y^(1/p)| <= target from y in (p + 1) / 2 * [lower, 1].
+def newton_steps(p: int, lower: float, target: float, *, largest: float | None = None) -> int:
+    """Steps until |1 - y^(1/p)| <= target from y in largest * [lower, 1], `largest` (p + 1) / 2 by default.
 
     y -> y ((p + 1 - y) / p)^p is at most 1, and its smallest value over an interval is at one of the ends.
 
     Raises:
         InvalidInputError: not reached in 200 steps.
     """
-    smallest, largest = 0.5 * (p + 1.0) * lower, 0.5 * (p + 1.0)
+    largest = 0.5 * (p + 1.0) if largest is None else largest
+    smallest = largest * lower
     for count in range(1, MAX_STEPS + 1):
         smallest = min(y * ((p + 1.0 - y) / p) ** p for y in (smallest, largest))
         largest = 1.0

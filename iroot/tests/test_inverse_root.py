@@ -243,3 +243,23 @@ def test_one_graph_for_torch_compile(spec: MethodSpec) -> None:
         lambda A, B: spec.function(Operands(A=A, B=B, p=2, lower=0.033), ops, options), fullgraph=True, backend="eager"
     )
     assert torch.equal(compiled(operands.A, operands.B), spec.function(operands, ops, options))
+
+
+@pytest.mark.parametrize("p", [1, 2, 3])
+def test_newton_schulz_is_the_unscaled_affine_iteration(p: int) -> None:
+    """Its steps written out, with the Frobenius norm for the bound."""
+    spec, A = get_method("inverse_root", "newton_schulz"), posed(24, 50.0)
+    s = float(torch.linalg.matrix_norm(A))
+    X, Y = torch.eye(24, dtype=torch.float64), A / s
+    steps = newton_steps(p, 0.019 / 24**0.5, 1e-3, largest=1.0)
+    for _ in range(steps):
+        B = ((p + 1) * torch.eye(24, dtype=torch.float64) - Y) / p
+        X, Y = X @ B, Y @ torch.linalg.matrix_power(B, p)
+    options = spec.make_options({"target": 1e-3, "scaling": "frobenius"})
+    found = spec.function(Operands(A=A, p=p, lower=0.019), make_ops("fp64", CPU), options)
+    assert distance(found, X * s ** (-1.0 / p)) < 1e-10
+    assert distance(found, exact(A, p)) < 1e-3
+    workload = Workload(m=24, n=24, p=p, precision="fp64", lower=0.019)
+    assert spec.steps is not None
+    assert spec.steps(workload, options) == steps
+    assert steps >= newton_steps(p, 0.019 / 24**0.5, 1e-3)
