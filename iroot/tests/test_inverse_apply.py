@@ -132,3 +132,16 @@ def test_chebyshev_refuses_a_degree_out_of_reach() -> None:
         spec.function(Operands(A=A, B=B, p=2, lower=1e-4), make_ops("fp64", CPU), options)
     with pytest.raises(InvalidInputError, match="max_degree must be"):
         spec.make_options({"max_degree": 0})
+
+
+def test_cholesky_serves_p_1_and_definite_matrices_only() -> None:
+    spec = get_method("inverse_apply", "cholesky")
+    A, B = posed(24, 5, 1e4)
+    assert spec.roots == (1,)
+    assert distance(run(spec, "fp64", Operands(A=A, B=B, p=1, eps=0.1)), exact(A, B, 1, 0.1)) < 1e-12
+    with pytest.raises(InvalidInputError, match="p = 1, got p=2"):
+        run(spec, "fp64", Operands(A=A, B=B, p=2))
+    with pytest.raises(InvalidInputError, match=r"must be positive definite.*raise eps"):
+        run(spec, "fp64", Operands(A=A - torch.eye(24), B=B, p=1))
+    work = Workload(m=30, n=30, k=5, batch=2, p=1, precision="fp64")
+    assert spec.flops(work, spec.options()) == 2 * (9000 + 2 * 900 * 5)
