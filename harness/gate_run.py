@@ -21,8 +21,8 @@ from harness.gate import Evidence, GateResult, GateRules, judge, route, with_qua
 from harness.judge.problems import PROBLEMS
 from harness.launcher import Observer
 from harness.paired import PairedRequest, PairedRuns, run_paired
-from harness.records import PlannedCase
-from harness.reference import BASELINE, narrowed, resolve_reference
+from harness.records import PlannedCase, RunSummary
+from harness.reference import BASELINE, ReferenceKind, narrowed, resolve_reference
 from harness.runner import RunRequest, run_sweep
 from harness.store import Store
 from harness.waivers import Waiver
@@ -69,7 +69,7 @@ def run_gate(request: GateRequest, *, observer: Observer) -> GateResult:
         MeasurementError: the machine is not fit (another process on the GPU, throttled clocks), or workers fail.
     """
     assert request.base is not None
-    _require_fit(request.device)
+    require_fit(request.device)
     cases_a, cases_b = plan_arms(
         request.base,
         request.candidate,
@@ -97,7 +97,7 @@ def run_screen(request: GateRequest, *, observer: Observer) -> GateResult:
         UnlikeMachinesError: the baseline comes from unlike hardware.
         MeasurementError: as `run_gate`.
     """
-    _require_fit(request.device)
+    require_fit(request.device)
     _, cases = plan_arms(
         request.candidate,
         request.candidate,
@@ -109,13 +109,11 @@ def run_screen(request: GateRequest, *, observer: Observer) -> GateResult:
     plain = replace(_run_request(request, launches=request.manifest.launches), cases=cases, arm=request.candidate)
     store = Store(request.store)
     run = run_sweep(plain, observer=observer)
-    _require_alone(store, run.run_id)
+    require_alone(store, run.run_id)
     found = resolve_reference(store, run, BASELINE)
     assert found is not None
     candidate, reference = store.summary(run.run_id), narrowed(found.summary, run)
-    first = Evidence(
-        candidate=candidate, reference=reference, comparison=compare(candidate, reference, kind=found.kind)
-    )
+    first = _evidence(candidate, reference, found.kind, store)
     return _concluded(request, first, base=found.label, observer=observer)
 
 
@@ -184,17 +182,24 @@ def _measured_again(request: GateRequest, first: Evidence, routed: tuple[str, ..
     found = _paired_evidence(run_paired(pairs, observer=observer), Store(request.store))
     candidate = with_quality_of(found.candidate, first.candidate)
     reference = with_quality_of(found.reference, first.reference)
-    return Evidence(candidate=candidate, reference=reference, comparison=compare(candidate, reference, kind="paired"))
+    return _evidence(candidate, reference, "paired", Store(request.store))
 
 
 def _paired_evidence(runs: PairedRuns, store: Store) -> Evidence:
     for run in (runs.a, runs.b):
-        _require_alone(store, run.run_id)
+        require_alone(store, run.run_id)
     candidate, reference = store.summary(runs.b.run_id), store.summary(runs.a.run_id)
-    return Evidence(candidate=candidate, reference=reference, comparison=compare(candidate, reference, kind="paired"))
+    return _evidence(candidate, reference, "paired", store)
 
 
-def _require_fit(device: str) -> None:
+def _evidence(candidate: RunSummary, reference: RunSummary, kind: ReferenceKind, store: Store) -> Evidence:
+    """Compare, by what this machine's qualification knows of its noise."""
+    qualification = store.qualification(candidate.run.machine, candidate.run.manifest)
+    comparison = compare(candidate, reference, kind=kind, qualification=qualification)
+    return Evidence(candidate=candidate, reference=reference, comparison=comparison)
+
+
+def require_fit(device: str) -> None:
     """Refuse to gate on a machine that something disturbs now; `iroot bench run` only warns."""
     state = environment.machine_state(device)
     if state.other_processes:
@@ -206,7 +211,7 @@ def _require_fit(device: str) -> None:
         raise MeasurementError(f"{device} is not fit for a gate: {'; '.join(errors)}")
 
 
-def _require_alone(store: Store, run_id: str) -> None:
+def require_alone(store: Store, run_id: str) -> None:
     """Refuse what was measured while another process was on the GPU."""
     disturbed = [
         launch.launch

@@ -91,7 +91,13 @@ def compare_run(store: Store, run_id: str, against: str | None = None, force: bo
     reference = resolve_reference(store, run, against)
     if reference is None:
         return None
-    comparison = compare(store.summary(run.run_id), narrowed(reference.summary, run), kind=reference.kind, force=force)
+    comparison = compare(
+        store.summary(run.run_id),
+        narrowed(reference.summary, run),
+        kind=reference.kind,
+        force=force,
+        qualification=store.qualification(run.machine, run.manifest),
+    )
     notes = [OWN_BASELINE] if run.run_id in reference.summary.runs_merged else []
     notes += dict.fromkeys(
         side.note for side in (run, reference.summary.run) if side.manifest == EXTERNAL and side.note is not None

@@ -168,7 +168,8 @@ class TestRefusals:
         run = stored.model_copy(update={"machine": environment.machine_identity("cpu"), "launches": 1})
         monkeypatch.setattr("harness.gate_run.plan_arms", lambda *arms, **options: ((), ()))
         monkeypatch.setattr("harness.gate_run.run_sweep", lambda request, observer: run)
-        monkeypatch.setattr("harness.gate_run._require_alone", lambda store, run_id: None)
+        monkeypatch.setattr("harness.gate_run.require_alone", lambda store, run_id: None)
+        monkeypatch.setattr("harness.gate_run.Store.qualification", lambda store, machine, manifest: None)
         monkeypatch.setattr("harness.gate_run.Store.summary", lambda store, run_id: make_summary(run))
         monkeypatch.setattr("harness.reference._official_baseline", lambda run: None)
         with pytest.raises(UsageError, match="there is no official baseline of manifest 'quick'"):
