@@ -47,7 +47,13 @@ def default_device() -> str:
     return "cuda:0" if torch.cuda.is_available() else "cpu"
 
 
-def default_threads() -> int:
+MEASURING_THREADS = 1
+"""Threads that a CPU measurement is pinned to. Two threads on two cores wait for each other at every barrier, and a third
+busy process then costs a time slice each time: 26 small cases took over 200 s with two threads, 16 s with one (load 7 on
+2 cores, 2026-11)."""
+
+
+def physical_cores() -> int:
     """Physical cores this process may use: hyper-threads of one core share its arithmetic units."""
     logical = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     return max(1, min(logical, psutil.cpu_count(logical=False) or logical))
@@ -137,10 +143,10 @@ def cpu_model() -> str:
     return found[1].strip() if found else (platform.processor() or platform.machine())
 
 
-def cpu_class(model: str, threads: int) -> str:
-    """`cpu-<model>-<threads>c`, the marketing words left out: `cpu-amd-epyc-7763-2c`."""
+def cpu_class(model: str, cores: int) -> str:
+    """`cpu-<model>-<cores>c`, the marketing words left out: `cpu-amd-epyc-7763-2c`."""
     plain = re.sub(r"\((r|tm)\)|\bcpu\b|\bprocessor\b|\b\d+-core\b|@.*$", " ", model, flags=re.IGNORECASE)
-    return f"cpu-{slug(plain)}-{threads}c"
+    return f"cpu-{slug(plain)}-{cores}c"
 
 
 def gpu_class(model: str, memory_bytes: int) -> str:
@@ -153,14 +159,13 @@ def gpu_class(model: str, memory_bytes: int) -> str:
 def machine_identity(device: str) -> MachineIdentity:
     """The hardware behind `device`. Creates no CUDA context."""
     if device == "cpu":
-        threads = default_threads()
         model = cpu_model()
         return MachineIdentity(
-            machine_class=cpu_class(model, threads),
+            machine_class=cpu_class(model, physical_cores()),
             kind="cpu",
             model=model,
             memory_bytes=psutil.virtual_memory().total,
-            threads=threads,
+            threads=MEASURING_THREADS,
         )
     properties = torch.cuda.get_device_properties(device)
     handle = _ask(_handle, device)
