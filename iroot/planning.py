@@ -23,7 +23,7 @@ ASSUMED_LOWER = {"inverse_root": 1e-6, "inverse_apply": 1e-6, "polar": 1e-3}
 
 _AUTO = {
     "inverse_root": ("coupled_pe", "graded_pe"),
-    "inverse_apply": ("coupled_pe", "chebyshev"),
+    "inverse_apply": ("coupled_pe", "chebyshev", "graded_pe", "hybrid"),
     "polar": ("polar_express",),
 }
 _DIRECT = {"inverse_root": "eigh", "inverse_apply": "eigh", "polar": "svd"}
@@ -45,7 +45,8 @@ class Tier:
 
     Largest of five spectra (log-spaced, power law, one or half or all but one of the eigenvalues small), three seeds
     and p = 1, 2, 3, 4, 8, in units of `error`, float16: 0.8 at kappa 1e3, 1.1 at 1e4, 3.7 at 1e5; bfloat16: 0.9 at 1e3,
-    2.7 at 1e4 (n = 96, CPU emulation, 2026-11).
+    2.7 at 1e4 (n = 96, CPU emulation, 2026-11). Applied to Gaussian columns the same, and for `hybrid` up to 1.6 and
+    4.8 at kappa 1e4.
 
     Attributes:
         error: kept up to condition number `kappa`; it grows as kappa^0.6 from there to `largest_kappa`, and nothing is
@@ -69,9 +70,12 @@ class Tier:
 
 
 _TIERS = {
-    "bf16": Tier(error=8e-3, kappa=1e3, largest_kappa=1e4),
-    "fp16": Tier(error=1e-3, kappa=8e3, largest_kappa=1e5),
+    ("graded_pe", "bf16"): Tier(error=8e-3, kappa=1e3, largest_kappa=1e4),
+    ("graded_pe", "fp16"): Tier(error=1e-3, kappa=8e3, largest_kappa=1e5),
+    ("hybrid", "bf16"): Tier(error=2.4e-2, kappa=1e3, largest_kappa=1e4),
+    ("hybrid", "fp16"): Tier(error=2e-3, kappa=8e3, largest_kappa=1e5),
 }
+"""`hybrid` rounds once more per degree of its polynomial."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +209,7 @@ def _options(spec: MethodSpec, demand: Demand) -> Any:
     values: dict[str, Any] = {}
     if "target" in known:
         values["target"] = max(_SCHEDULE_SHARE * demand.rtol, 1e-14)
-    if "max_degree" in known and demand.method == "auto":
+    if spec.name == "chebyshev" and demand.method == "auto":
         values["max_degree"] = _MAX_AUTO_DEGREE
     return spec.make_options(values)
 
@@ -213,8 +217,8 @@ def _options(spec: MethodSpec, demand: Demand) -> Any:
 def _stated(spec: MethodSpec, workload: Workload, options: Any) -> float | None:
     if spec.task == "polar":
         return polar_orthogonality(spec, workload, options)
-    tier = _TIERS.get(workload.precision.removesuffix("_emulated"))
-    if tier is not None and (spec.task, spec.name) == ("inverse_root", "graded_pe"):
+    tier = _TIERS.get((spec.name, workload.precision.removesuffix("_emulated")))
+    if tier is not None:
         assert workload.lower is not None
         return tier.at(workload.lower, workload.n)
     stated: float | None = spec.accuracy(workload, options)

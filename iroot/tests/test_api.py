@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -131,6 +132,8 @@ def test_the_apply_takes_the_cheaper_way_in_each_regime() -> None:
     B = orthonormal(64, 3)[:, :2]
     assert iroot.solve_spd(easy, B, 1, lower=0.3).method == "chebyshev"
     assert iroot.solve_spd(hard, B, 1, lower=1e-4).method == "coupled_pe"
+    assert iroot.solve_spd(hard, B, 1, lower=1e-4, precision="fp16_emulated", rtol=5e-3).method == "hybrid"
+    assert iroot.solve_spd(hard, hard, 1, lower=1e-4, precision="fp16_emulated", rtol=5e-3).method == "graded_pe"
 
 
 @pytest.mark.parametrize("kappa", [30.0, 1e3, 1e5])
@@ -160,6 +163,17 @@ def test_every_bound_and_rtol_has_a_choice(lower: float) -> None:
             assert iroot.inverse_root(A, p, rtol=rtol, lower=lower).estimated_error <= max(rtol, 1e-10)
             assert iroot.solve_spd(A, A[:, :1], p, rtol=rtol, lower=lower).value.isfinite().all()
         assert iroot.polar(A, rtol=rtol, lower=lower).termination is Termination.CONVERGED
+
+
+@pytest.mark.parametrize("kappa", [1e3, 1e5])
+@pytest.mark.parametrize("name", ["graded_pe", "hybrid"])
+def test_the_tiers_hold_for_the_apply(name: str, kappa: float) -> None:
+    A = posed(96, kappa, seed=4)
+    B = torch.randn(96, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    for p in (1, 2, 4):
+        result = iroot.solve_spd(A, B, p, rtol=3e-3, method=name, precision="fp16_emulated", lower=1 / kappa)
+        assert result.stated_accuracy is not None
+        assert distance(result.value, exact(A, p) @ B) <= result.stated_accuracy <= 1e-2
 
 
 # --- what a call accepts ----------------------------------------------------------------------------------------------
@@ -269,6 +283,16 @@ def test_at_most_one_host_synchronisation() -> None:
     assert first == ["tolist"]
     assert later == []
     assert iroot.inverse_root(A, 2, lower=0.01).termination is Termination.CONVERGED
+
+
+def test_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    section = (Path(iroot.__file__).parents[1] / "README.md").read_text().partition("## Use it as a library")[2]
+    names: dict[str, object] = {}
+    exec(section.partition("```py\n")[2].partition("```")[0], names)
+    printed = capsys.readouterr().out
+    assert "method='coupled_pe', precision='fp32', rtol=0.01" in printed
+    assert "converged" in printed
+    assert isinstance(names["X"], Tensor)
 
 
 # --- how a call ends --------------------------------------------------------------------------------------------------
