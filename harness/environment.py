@@ -48,9 +48,9 @@ def default_device() -> str:
 
 
 MEASURING_THREADS = 1
-"""Threads that a CPU measurement is pinned to. Two threads on two cores wait for each other at every barrier, and a third
-busy process then costs a time slice each time: 26 small cases took over 200 s with two threads, 16 s with one (load 7 on
-2 cores, 2026-11)."""
+"""Threads that a CPU measurement is pinned to. Two on two cores wait for each other at every barrier, and a third busy
+process then costs a time slice each time: 26 small cases took over 200 s with two threads, 16 s with one (load 7 on two
+cores, 2026-11)."""
 
 
 def physical_cores() -> int:
