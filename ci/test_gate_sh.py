@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness.paths import project_root
+from harness.waivers import load_waivers
 
 JUDGED_BY = """
 name = "tiny"
@@ -90,3 +92,12 @@ def test_the_workflow_keeps_forks_and_write_tokens_from_the_gpu_runner() -> None
     )
     assert "self-hosted" in gate_job
     assert "ref:" not in gate_job
+
+
+def test_the_waiver_file_and_the_example_in_it_can_be_read(tmp_path: Path) -> None:
+    shipped = project_root() / "ci" / "waivers.toml"
+    load_waivers(shipped)
+    example = shipped.read_text().partition("#\n")[2]
+    (copy := tmp_path / "waivers.toml").write_text(re.sub(r"(?m)^# ?", "", example))
+    (waiver,) = load_waivers(copy)
+    assert (waiver.verdict, waiver.up_to) == (("regressed", "trade"), 1.10)

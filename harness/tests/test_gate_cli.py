@@ -23,6 +23,7 @@ from harness.paths import project_root
 from harness.records import MachineState, Mode, RunStatus, RunSummary
 from harness.sweep import plan
 from harness.tests.factories import H100, make_case, make_planned, make_run, make_summary
+from harness.tests.in_process import InProcessLauncher
 from harness.tests.planted_methods import BASE_S
 from harness.tests.test_runner import Recorder
 
@@ -105,11 +106,21 @@ def test_a_planted_slowdown_goes_through_both_parts_and_fails(
 @pytest.fixture
 def baseline(monkeypatch: pytest.MonkeyPatch) -> RunSummary:
     """An official baseline in which the planted method takes 5 % more than its 2 ms; its controls are new."""
+    return official(monkeypatch, BASE_S * 1.05)
+
+
+@pytest.fixture
+def old_baseline(monkeypatch: pytest.MonkeyPatch) -> RunSummary:
+    """Likewise, but the method took a quarter of its time."""
+    return official(monkeypatch, BASE_S / 4)
+
+
+def official(monkeypatch: pytest.MonkeyPatch, time_s: float) -> RunSummary:
     importlib.import_module(PLANTED)
     manifest: Manifest = parse_manifest(MANIFEST, origin="tiny.toml")
     cases = [each for each in plan(manifest, device_kind="cpu") if not each.control]
     run = make_run(cases, machine=environment.machine_identity("cpu"), launches=6, status=RunStatus.COMPLETE)
-    medians = {each.case.case_id: BASE_S * 1.05 for each in cases}
+    medians = {each.case.case_id: time_s for each in cases}
     summary = make_summary(run.model_copy(update={"manifest": "tiny"}), medians_s=medians, sigma=0.002)
     exact = {
         key: case.model_copy(update={"quality": tuple(q.model_copy(update={"relative_error": 0.0, "residual": None,
@@ -121,14 +132,32 @@ def baseline(monkeypatch: pytest.MonkeyPatch) -> RunSummary:
     return found
 
 
-def test_a_screen_passes_by_a_plain_run(tmp_path: Path, baseline: RunSummary) -> None:
-    recorder = Recorder()
-    result = run_screen(request(tmp_path, base=None), observer=recorder)
-    assert [launch for launch, _, _ in recorder.launches] == [0, 1, 2, 3]
-    rulings = {case.row.case_id: case.ruling for case in result.cases}
-    assert rulings[CASE_ID] is Ruling.PASSED
-    assert (result.kind, result.exit_code) == ("screen", 0)
-    assert result.base == f"the official baseline {baseline.run.run_id}"
+@pytest.fixture
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.runner.Launcher", InProcessLauncher)
+
+
+@pytest.mark.usefixtures("one_process")
+class TestScreen:
+    def test_it_passes_by_a_plain_run(self, tmp_path: Path, baseline: RunSummary) -> None:
+        recorder = Recorder()
+        result = run_screen(request(tmp_path, base=None), observer=recorder)
+        assert [launch for launch, _, _ in recorder.launches] == [0, 1, 2, 3]
+        rulings = {case.row.case_id: case.ruling for case in result.cases}
+        assert rulings[CASE_ID] is Ruling.PASSED
+        assert (result.kind, result.exit_code) == ("screen", 0)
+        assert result.base == f"the official baseline {baseline.run.run_id}"
+
+    def test_what_it_leaves_open_is_decided_in_pairs(self, tmp_path: Path, old_baseline: RunSummary) -> None:
+        """The baseline says 0.5 ms, from a better day: the screen alone fails, pairs with the base pass."""
+        recorder = Recorder()
+        result = run_screen(request(tmp_path), observer=recorder)
+        assert [launch for launch, _, _ in recorder.launches] == [0, 1, 2, 3, 1, 1, 2, 2, 3, 3]
+        (case,) = (case for case in result.cases if case.row.case_id == CASE_ID)
+        assert (case.ruling, case.measured_again) == (Ruling.PASSED, True)
+        assert case.row.ratio == pytest.approx(1.0, rel=0.3)
+        alone = run_screen(request(tmp_path, base=None), observer=recorder)
+        assert alone.exit_code == 1
 
 
 class TestRefusals:
