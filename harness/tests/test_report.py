@@ -210,6 +210,14 @@ def test_a_method_that_is_registered_no_more_has_no_facts() -> None:
     assert registry_facts(planted.case(ROOT.format("eigh/fp32"), options=(("no_such_option", 1),))) is None
 
 
+def test_a_case_that_its_method_refuses_has_facts_without_flops() -> None:
+    """Chebyshev at p = 1 and kappa 1e6 needs a degree above its limit."""
+    case = planted.case("inverse_apply/chebyshev/fp32/512/logspace_1e6").model_copy(update={"p": 1, "k": 16})
+    facts = registry_facts(case)
+    assert facts is not None
+    assert (facts.role, facts.flops) == ("method", None)
+
+
 def test_a_registered_method_has_its_own_flops() -> None:
     facts = registry_facts(planted.case(ROOT.format("coupled_pe/fp32")))
     assert facts is not None
