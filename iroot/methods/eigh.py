@@ -51,8 +51,12 @@ def apply_flops(workload: Workload, options: NoOptions) -> float:
 
 
 def accuracy(workload: Workload, options: NoOptions) -> float | None:
-    """Eigenvalues are exact to unit roundoff * lambda_max, and so lambda_min^(-1/p) to kappa times that."""
-    return _spd.amplified_rounding(workload, base=40.0, growth=12.0)
+    """Eigenvalues are exact to unit roundoff * lambda_max, and so lambda_min^(-1/p) to kappa times that.
+
+    Where p is large the vectors' departure from orthogonality is left: 314 u in float32 at p = 8, kappa 1e2, n = 96
+    (cuSOLVER on an H100, 2026-11), hence the base.
+    """
+    return _spd.amplified_rounding(workload, base=700.0, growth=12.0)
 
 
 register(
