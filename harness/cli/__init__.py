@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import ab, baseline, compare, env, gate, housekeeping, import_, qualify, report, run, verify
+from harness.cli import ab, baseline, compare, env, gate, history, housekeeping, import_, qualify, report, run, verify
 from harness.cli.common import errors_console
 from harness.errors import ExitCode, HarnessError
 
@@ -39,6 +39,7 @@ bench.command("report")(report.report)
 bench.command("ab")(ab.ab)
 bench.command("gate")(gate.gate)
 bench.command("qualify")(qualify.qualify)
+bench.command("history")(history.history)
 bench.command("runs")(housekeeping.runs)
 bench.command("show")(housekeeping.show)
 bench.command("export")(housekeeping.export)
