@@ -74,7 +74,8 @@ def inverse_root(
             an error <= rtol on this device for this p, shape and bound.
         options: the option record of a method given by name, as `ScheduleOptions` for `coupled_pe`; None: from rtol.
         lower: smallest over largest eigenvalue of the damped matrix is at least this. Given, the call does not
-            synchronise with the host. None: measured from the damping with one synchronisation; without damping 1e-6.
+            synchronise with the host (decompositions do so themselves). None: measured from the damping with one
+            synchronisation; without damping 1e-6.
         workspace: state for repeated calls of one shape.
         check_finite: refuse NaN and infinity; otherwise they show in the result's `termination`.
 
@@ -313,7 +314,11 @@ def _computation(call: Call, choice: Choice) -> Callable[..., Tensor]:
     def compute(A: Tensor, B: Tensor | None = None) -> Tensor:
         with torch.no_grad(), ops.arithmetic():
             operands = pose(call, choice, A, B)
-            return choice.spec.function(operands, ops, choice.options).to(call.dtype)
+            try:
+                return choice.spec.function(operands, ops, choice.options).to(call.dtype)
+            except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+                # LAPACK stops at NaN, where the iterations carry it on: the termination reports both alike.
+                return torch.full(call.shape, torch.nan, dtype=call.dtype, device=call.device)
 
     return compute
 

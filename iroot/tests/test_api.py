@@ -346,6 +346,11 @@ def test_nan_and_overflow_are_reported() -> None:
     broken[0, 0] = math.nan
     assert iroot.inverse_root(broken, 2, eps=0.1).termination is Termination.NOT_FINITE
     assert iroot.polar(broken).termination is Termination.NOT_FINITE
+    for method in ("eigh", "coupled_newton"):
+        result = iroot.inverse_root(broken, 2, method=method, lower=0.1)
+        assert result.termination is Termination.NOT_FINITE
+        assert not result.value.isfinite().all()
+    assert iroot.polar(broken, method="svd").termination is Termination.NOT_FINITE
     # 1 / 1e-6 does not fit float16.
     small = (1e-6 * torch.eye(4)).half()
     assert iroot.inverse_root(small, 1, lower=0.5).termination is Termination.NOT_FINITE
