@@ -40,7 +40,9 @@ def bind(spec: MethodSpec, case: Case, device: torch.device) -> Prepared:
     reason = _unserved(case, spec, device)
     if reason is not None:
         raise UnsupportedError(reason)
-    ops = make_ops(case.precision, device, spec.backend)
+    # What is judged and what is replayed must be the same products.
+    backend = "graph" if case.mode is Mode.GRAPH and spec.backend == "auto" else spec.backend
+    ops = make_ops(case.precision, device, backend)
     options = spec.make_options(dict(case.options))
     return Prepared(spec=spec, options=options, ops=ops, call=lambda operands: spec.function(operands, ops, options))
 

@@ -74,7 +74,9 @@ def make_ops(precision: str | Precision, device: torch.device, backend: Backend 
     """Return the operations of `precision` on `device`.
 
     `auto` takes this project's Triton kernels where they exist (bf16 and fp16 on a Hopper GPU), product by product
-    where they are faster for its shape; `torch` always takes the library's products.
+    where they are faster for its shape and, in eager calls, outlast their own launch; `graph` is the same for calls that
+    end in a CUDA graph, where a launch costs the host nothing, so that the eager call before the capture computes what
+    the replays compute; `torch` always takes the library's products.
 
     Raises:
         UnknownNameError: no such precision.
@@ -86,9 +88,9 @@ def make_ops(precision: str | Precision, device: torch.device, backend: Backend 
         raise UnsupportedError(f"precision '{plan.name}' cannot run on {device}: {reason}")
     if plan.name in QUANTISED:
         return make_scaled_ops(plan, device)
-    if backend == "auto" and device.type == "cuda":
+    if backend != "torch" and device.type == "cuda":
         from iroot import triton_ops  # imports Triton, which only a GPU needs
 
         if triton_ops.serves(plan, device):
-            return triton_ops.TritonOps(plan, device)
+            return triton_ops.TritonOps(plan, device, launches="free" if backend == "graph" else "counted")
     return EmulatedOps(plan, device) if plan.execution == "emulated" else FloatingOps(plan, device)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Role = Literal["method", "reference", "opponent", "control"]
 OperandKind = Literal["spd", "rectangular"]
-Backend = Literal["auto", "torch"]
+Backend = Literal["auto", "graph", "torch"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,8 +48,12 @@ class TritonOps(FloatingOps):
     records.
     """
 
-    def __init__(self, precision: Precision, device: torch.device) -> None:
+    def __init__(
+        self, precision: Precision, device: torch.device, *, launches: Literal["counted", "free"] = "counted"
+    ) -> None:
+        """`launches`: whether the host's time for a launch counts in eager calls; `free` for calls to be captured."""
         super().__init__(precision, device)
+        self._eager_flops = _EAGER_FLOPS if launches == "counted" else 0.0
         # Results of symmetric operations, and whether they are symmetric to the last bit: the kernels' are, and remain
         # so when scaled in place.
         self._symmetric = WeakIdKeyDictionary()
@@ -115,7 +119,7 @@ class TritonOps(FloatingOps):
             return "kernel" if layout in self._prepared else "library"
         first = layout not in self._prepared
         self._prepared.add(layout)
-        if flops >= _EAGER_FLOPS:
+        if flops >= self._eager_flops:
             return "kernel"
         return "prepare" if first else "library"
 

@@ -102,6 +102,26 @@ def test_short_products_run_in_captures_once_prepared(launches: list[str], monke
     assert launched() == ["symmetric_product", "symmetric_product", "multiply_add"]
 
 
+def test_with_free_launches_an_eager_call_computes_what_a_capture_records(
+    launches: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ops, capturing = triton_ops.TritonOps(FP16, DEVICE, launches="free"), False
+    monkeypatch.setattr(triton_ops.TritonOps, "_capturing", lambda self: capturing)
+    X = gaussian(64, 64)
+
+    def step() -> tuple[Tensor, list[str]]:
+        launches.clear()
+        Y = ops.symmetric_apply(ops.symmetric_quadratic(ops.gram(X), 0.0, -1.5, 0.7), X, beta=2.0)
+        return Y, [*launches]
+
+    eager, made = step()
+    assert made == ["symmetric_product", "symmetric_product", "multiply_add"]
+    capturing = True
+    captured, recorded = step()
+    assert recorded == made
+    assert torch.equal(captured, eager)
+
+
 @pytest.mark.parametrize("case", ["small", "unaligned", "float32", "recorded by autograd"])
 def test_what_the_kernels_do_not_suit_stays_in_the_library(case: str, launches: list[str]) -> None:
     X = {
