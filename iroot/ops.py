@@ -74,9 +74,9 @@ def make_ops(precision: str | Precision, device: torch.device, backend: Backend 
     """Return the operations of `precision` on `device`.
 
     `auto` takes this project's Triton kernels where they exist (bf16 and fp16 on a Hopper GPU), product by product
-    where they are faster for its shape and, in eager calls, outlast their own launch; `graph` is the same for calls that
-    end in a CUDA graph, where a launch costs the host nothing, so that the eager call before the capture computes what
-    the replays compute; `torch` always takes the library's products.
+    where they are faster for its shape and, in eager calls, outlast their own launch. `graph` is the same for calls
+    that end in a CUDA graph, where a launch costs the host nothing: the eager call before the capture then computes
+    what the replays compute. `torch` always takes the library's products.
 
     Raises:
         UnknownNameError: no such precision.
