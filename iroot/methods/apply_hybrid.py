@@ -83,7 +83,11 @@ def apply_hybrid(operands: Operands, ops: Ops, options: HybridOptions) -> Tensor
 
 
 def _clenshaw(graded: Graded, Y: Tensor, B: Tensor, q: Minimax) -> Tensor:
-    """sum_k c_k T_k(M) B, M = (2 Y - u - l) / (u - l)."""
+    """sum_k c_k T_k(M) B, M = (2 Y - u - l) / (u - l).
+
+    A second word for M takes at most 15 % off the error (float16, n = 256, kappa 1e2 and 1e4, p = 1, 2, 4, CPU
+    emulation, 2026-11-22).
+    """
     radius = 0.5 * (q.upper - q.lower)
     M = Y / radius
     M.diagonal(dim1=-2, dim2=-1).sub_(0.5 * (q.upper + q.lower) / radius)
