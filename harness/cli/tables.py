@@ -5,13 +5,35 @@ from __future__ import annotations
 import statistics
 from collections.abc import Collection, Mapping
 
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from harness.records import CaseSummary, RunRecord, RunSummary, SourceIdentity
 from harness.report import format as text
 
 REVISION_DIGITS = 9
+
+
+class Breakable:
+    """An identifier that a narrow terminal breaks after its separators instead of within its words."""
+
+    def __init__(self, identifier: str, separator: str) -> None:
+        self._parts = [part + separator for part in identifier.split(separator)]
+        self._parts[-1] = self._parts[-1].removesuffix(separator)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(max(map(len, self._parts)), sum(map(len, self._parts)))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = [""]
+        for part in self._parts:
+            if lines[-1] and len(lines[-1]) + len(part) > options.max_width:
+                lines.append("")
+            lines[-1] += part
+        yield Text("\n".join(lines), overflow="fold")
 
 
 def plain_table(*headers: str, folding: Collection[str]) -> Table:
@@ -36,7 +58,8 @@ def runs_table(runs: list[RunRecord]) -> Table:
     table = plain_table(*headers, folding=("machine", "remarks"))
     for run, remark in zip(runs, remarks, strict=True):
         counts = (str(len(run.cases)), str(run.launches))
-        cells = (run.run_id, str(run.status), revision(run.source), *counts, run.machine.machine_class, escape(remark))
+        machine = Breakable(run.machine.machine_class, "-")
+        cells = (run.run_id, str(run.status), revision(run.source), *counts, machine, escape(remark))
         table.add_row(*cells[: len(headers)])
     return table
 
@@ -82,7 +105,7 @@ def cases_table(summary: RunSummary) -> Table:
         medians = list(case.launch_medians_s.values())
         typical = statistics.geometric_mean(medians) if medians else None
         table.add_row(
-            case_id,
+            Breakable(case_id, "/"),
             escape(_outcome(case)),
             text.seconds(typical),
             text.percent(_spread(medians)),

@@ -1,0 +1,49 @@
+"""Tables of the housekeeping commands on a narrow terminal."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from harness.cli.tables import Breakable, cases_table, runs_table
+from harness.tests import report_cases as planted
+
+CASE_ID = "inverse_apply/coupled_pe/fp32/p=2/32x32xk8/logspace_1e2/eager"
+
+
+def printed(renderable: object, width: int) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    console.print(renderable)
+    assert isinstance(console.file, io.StringIO)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("width", "expected"),
+    [
+        (80, [CASE_ID]),
+        (33, ["inverse_apply/coupled_pe/fp32/", "p=2/32x32xk8/logspace_1e2/eager"]),
+        (14, ["inverse_apply/", "coupled_pe/", "fp32/p=2/", "32x32xk8/", "logspace_1e2/", "eager"]),
+    ],
+)
+def test_an_identifier_is_broken_after_its_separators(width: int, expected: list[str]) -> None:
+    assert printed(Breakable(CASE_ID, "/"), width) == expected
+
+
+def test_a_run_in_80_columns_breaks_no_word() -> None:
+    lines = printed(cases_table(planted.run_summary(planted.every_outcome()[:6])), 80)
+    assert max(map(len, lines)) <= 80
+    firsts = [line.split()[0] for line in lines[1:]]
+    ids = "".join(firsts)
+    assert "inverse_root/coupled_newton/fp32/p=2/512x512/wishart/graph" in ids
+    assert all(first.endswith(("/", "graph", "eager")) or "#" in first for first in firsts)
+
+
+def test_a_list_of_runs_in_80_columns_keeps_the_run_ids() -> None:
+    run = planted.run_record(())
+    lines = printed(runs_table([run]), 80)
+    assert max(map(len, lines)) <= 80
+    assert lines[1].startswith(f"{run.run_id}  complete")
+    assert any(line.endswith(("nvidia-h100-", "80gb-hbm3")) for line in lines)
