@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 _BARS = "▁▂▃▄▅▆▇█"
 _CHANGE = "│"
 _LEAST_RANGE = math.log(1.02)
-"""A sparkline's full height is at least 2 %, so that noise does not look like mountains."""
+"""The full height of a sparkline or a panel is at least 2 %, so that noise does not look like mountains."""
 
 REVISION_DIGITS = 9
 MAX_PANELS = 12
 _COLUMNS = 2
 _PANEL_INCHES = (5.5, 2.4)
+_MAX_TICKS = 6
 
 
 def sparkline(series: Series) -> str:
@@ -97,9 +98,12 @@ def _panel(panel: Axes, series: Series) -> None:
         label = f"×{change.ratio:.3f} {revision(change.first)}"
         panel.annotate(label, (position - 0.45, 0.97), xycoords=("data", "axes fraction"), fontsize=6, va="top")
     days = [point.run.created_at[:10] for point in series.points]
-    step = max(1, len(days) // 6)
+    step = math.ceil(len(days) / _MAX_TICKS)
     panel.set_xticks(list(positions)[::step], days[::step], fontsize=6)
     panel.tick_params(axis="y", labelsize=6)
     panel.set_ylabel("× control" if series.controls else "s", fontsize=7)
     panel.set_title(series.case_id, fontsize=7)
     panel.margins(y=0.25)
+    low, high = panel.get_ylim()
+    pad = max(0.0, math.expm1(_LEAST_RANGE) * (low + high) / 2 - (high - low)) / 2
+    panel.set_ylim(low - pad, high + pad)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from harness.records import Outcome, RunStatus, TimingPolicy
+from harness.records import EXTERNAL, Outcome, RunStatus, TimingPolicy
 from harness.report.format import code, count, listing, percent, plain, seconds
 from harness.report.verdicts import ComparisonView
 from harness.report.view import ResultRow, RunView, grouped
@@ -37,6 +37,8 @@ def _run_state(view: RunView) -> Iterable[str]:
         yield f"The library measured is the arm {code(run.arm)} of an interleaved A/B."
     if run.imported_from is not None:
         yield f"The run was imported from {code(run.imported_from)}."
+    if run.manifest == EXTERNAL:
+        yield "Another program took the samples: what is said below of how times are taken does not apply to them."
     if run.note:
         yield f"Note of the run: {plain(run.note)}"
 

@@ -24,6 +24,7 @@ from harness.external import import_external
 from harness.external_formats import REPETITIONS_NOTE, Row, read_external
 from harness.records import INTERLEAVED, Outcome, Verdict
 from harness.reference import compare_run
+from harness.report.markdown import render_run
 from harness.store import Store
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -240,6 +241,14 @@ def test_machines_that_the_files_name_must_be_alike(store: Store, tmp_path: Path
     import_external(store, [tmp_path / "other.json"], "b", interleaved=False)
     with pytest.raises(HarnessError, match="model: Another CPU != AMD EPYC 7763"):
         compare_run(store, "b", "a")
+
+
+def test_a_report_does_not_claim_the_samples_as_ones_own(store: Store) -> None:
+    _imported(store, "a")
+    text = render_run(store.summary("a"), None)
+    assert "The run was imported from `table: a.csv`." in text
+    assert "Another program took the samples" in text
+    assert "steady/n=4" in text
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
