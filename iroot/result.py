@@ -60,7 +60,8 @@ class Result:
 
     `termination`, `estimated_error` and `negative_part` are computed in float64 when one of them is first read, from
     the caller's operands, which must not have changed since: reading costs a synchronisation and far more than the call
-    itself (an eigendecomposition for the roots, one product for `polar`). Reading none of them costs nothing.
+    itself (an eigendecomposition for the roots, one product for `polar`). Reading none of them costs nothing; a result
+    that is kept keeps its operands in memory.
 
     Attributes:
         value: in the dtype and on the device of the input.

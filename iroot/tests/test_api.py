@@ -158,8 +158,8 @@ def test_the_tiers_of_16_bit_products_hold(p: int, kappa: float) -> None:
 @pytest.mark.parametrize("lower", [1e-14, 1e-9, 0.5, 1.0])
 def test_every_bound_and_rtol_has_a_choice(lower: float) -> None:
     A = posed(6, 1.5)
-    for rtol in (1e-14, 1e-7, 0.5):
-        for p in (1, 2, 17):
+    for rtol in (1e-14, 0.5):
+        for p in (1, 17):
             assert iroot.inverse_root(A, p, rtol=rtol, lower=lower).estimated_error <= max(rtol, 1e-10)
             assert iroot.solve_spd(A, A[:, :1], p, rtol=rtol, lower=lower).value.isfinite().all()
         assert iroot.polar(A, rtol=rtol, lower=lower).termination is Termination.CONVERGED
