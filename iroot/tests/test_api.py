@@ -70,7 +70,7 @@ def host_reads() -> Iterator[list[str]]:
 # --- values -----------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     n=st.integers(1, 24),
     p=st.sampled_from((1, 2, 3, 4, 8)),
@@ -90,7 +90,7 @@ def test_x_to_the_p_times_a_is_the_identity(n: int, p: int, exponent: float, rto
     assert float(residual) <= 2.0 * p * rtol * (1.0 + rtol) ** p * 10.0**exponent
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     shape=st.tuples(st.integers(1, 20), st.integers(1, 20)),
     exponent=st.floats(0.0, 3.0),
