@@ -113,7 +113,8 @@ def test_u_t_u_is_the_identity(shape: tuple[int, int], exponent: float, rtol: fl
 
 @settings(max_examples=8, deadline=None)
 @given(
-    n=st.integers(1, 24), k=st.integers(1, 30), p=st.sampled_from((1, 2, 4)), exponent=st.floats(0.0, 4.0),
+    n=st.sampled_from((1, 2, 24)), k=st.integers(1, 30), p=st.sampled_from((1, 4)),
+    exponent=st.sampled_from((0.5, 4.0)),
     rtol=st.sampled_from((3e-3, 1e-7)), seed=st.integers(0, 5),
 )  # fmt: skip
 def test_the_apply_is_the_root_times_b(n: int, k: int, p: int, exponent: float, rtol: float, seed: int) -> None:
