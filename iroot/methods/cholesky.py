@@ -24,10 +24,12 @@ def cholesky(operands: Operands, ops: Ops, options: NoOptions) -> Tensor:
             f"cholesky solves A Z = B, p = 1, got p={operands.p}; use eigh or hybrid for other roots"
         )
     B = _spd.right_hand_side(operands).to(ops.storage)
-    try:
-        L = torch.linalg.cholesky(_spd.damped(operands).to(ops.storage))
-    except torch.linalg.LinAlgError as failure:
-        raise InvalidInputError(f"A + eps I must be positive definite, got {failure}; raise eps") from failure
+    L, failed_at = torch.linalg.cholesky_ex(_spd.damped(operands).to(ops.storage))
+    if bool(failed_at.any()):
+        order = int(failed_at.max())
+        raise InvalidInputError(
+            f"A + eps I must be positive definite, but its leading minor of order {order} is not; raise eps"
+        )
     return torch.cholesky_solve(B, L).to(operands.A.dtype)
 
 
