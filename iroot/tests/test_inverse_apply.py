@@ -145,3 +145,10 @@ def test_cholesky_serves_p_1_and_definite_matrices_only() -> None:
         run(spec, "fp64", Operands(A=A - torch.eye(24), B=B, p=1))
     work = Workload(m=30, n=30, k=5, batch=2, p=1, precision="fp64")
     assert spec.flops(work, spec.options()) == 2 * (9000 + 2 * 900 * 5)
+
+
+def test_cholesky_names_the_minor_that_is_not_positive_definite() -> None:
+    A = torch.diag(torch.tensor([1.0, 2.0, -3.0, 4.0]))
+    spec = get_method("inverse_apply", "cholesky")
+    with pytest.raises(InvalidInputError, match=r"leading minor of order 3 is not; raise eps"):
+        spec.function(Operands(A=A, B=torch.ones(4, 1), p=1), make_ops("fp32", A.device), spec.options())
