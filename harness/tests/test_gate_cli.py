@@ -1,8 +1,7 @@
-"""`iroot bench gate` with real workers on a CPU: a planted slowdown through both parts, refusals and exit codes."""
+"""`iroot bench gate` on a CPU: a planted slowdown through both parts, screens, refusals and exit codes."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 from dataclasses import replace
@@ -23,11 +22,11 @@ from harness.paths import project_root
 from harness.records import MachineState, Mode, RunStatus, RunSummary
 from harness.sweep import plan
 from harness.tests.factories import H100, make_case, make_planned, make_run, make_summary
-from harness.tests.in_process import InProcessLauncher
-from harness.tests.planted_methods import BASE_S
+from harness.tests.in_process import PLANTED
 from harness.tests.test_runner import Recorder
 
-PLANTED = "harness.tests.planted_methods"
+BASE_S = 2e-3
+"""What the planted method takes."""
 MANIFEST = """
 name = "tiny"
 launches = 3
@@ -61,7 +60,6 @@ def library(folder: Path, fault: str) -> Path:
 
 
 def request(tmp_path: Path, *, base: str | None = "WORKTREE", candidate: str = "WORKTREE") -> GateRequest:
-    importlib.import_module(PLANTED)
     arms = {
         name: resolve_arm(name, repository=project_root(), exports=tmp_path / "exports")
         for name in (base, candidate)
@@ -78,6 +76,7 @@ def request(tmp_path: Path, *, base: str | None = "WORKTREE", candidate: str = "
     )
 
 
+@pytest.mark.usefixtures("one_process")
 def test_a_planted_slowdown_goes_through_both_parts_and_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -104,19 +103,18 @@ def test_a_planted_slowdown_goes_through_both_parts_and_fails(
 
 
 @pytest.fixture
-def baseline(monkeypatch: pytest.MonkeyPatch) -> RunSummary:
+def baseline(planted: None, monkeypatch: pytest.MonkeyPatch) -> RunSummary:
     """An official baseline in which the planted method takes 5 % more than its 2 ms; its controls are new."""
     return official(monkeypatch, BASE_S * 1.05)
 
 
 @pytest.fixture
-def old_baseline(monkeypatch: pytest.MonkeyPatch) -> RunSummary:
+def old_baseline(planted: None, monkeypatch: pytest.MonkeyPatch) -> RunSummary:
     """Likewise, but the method took a quarter of its time."""
     return official(monkeypatch, BASE_S / 4)
 
 
 def official(monkeypatch: pytest.MonkeyPatch, time_s: float) -> RunSummary:
-    importlib.import_module(PLANTED)
     manifest: Manifest = parse_manifest(MANIFEST, origin="tiny.toml")
     cases = [each for each in plan(manifest, device_kind="cpu") if not each.control]
     run = make_run(cases, machine=environment.machine_identity("cpu"), launches=6, status=RunStatus.COMPLETE)
@@ -130,11 +128,6 @@ def official(monkeypatch: pytest.MonkeyPatch, time_s: float) -> RunSummary:
     found = summary.model_copy(update={"cases": exact})
     monkeypatch.setattr("harness.reference._official_baseline", lambda run: found)
     return found
-
-
-@pytest.fixture
-def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.runner.Launcher", InProcessLauncher)
 
 
 @pytest.mark.usefixtures("one_process")
@@ -160,6 +153,7 @@ class TestScreen:
         assert alone.exit_code == 1
 
 
+@pytest.mark.usefixtures("planted")
 class TestRefusals:
     def test_wrong_use_is_exit_2(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         store = ["--store", str(tmp_path / "s.duckdb"), "--device", "cpu"]

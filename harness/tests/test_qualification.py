@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import time
@@ -23,9 +22,8 @@ from harness.report.qualification import qualification_markdown
 from harness.store import Store
 from harness.sweep import plan
 from harness.tests.factories import CPU, H100, SOFTWARE
-from harness.tests.in_process import InProcessLauncher
 from harness.tests.sides import CONTROL, EAGER, Side, planned, run_of
-from harness.tests.test_gate_cli import CASE_ID, MANIFEST, PLANTED
+from harness.tests.test_gate_cli import CASE_ID, MANIFEST
 from harness.tests.test_runner import Recorder
 from harness.timing import Stopwatch
 from iroot.registry import Operands
@@ -162,12 +160,6 @@ def test_report() -> None:
     assert lines[0] == "# Qualification of NVIDIA H100 80GB HBM3 for `quick`"
     assert "| 3.0 % | 3.1 % | 19 of 20 | 75 % … 100 % |" in lines
     assert f"| `{A.case.case_id}` | yes | 4.0 % | 4.3 % | 4.9 % |" in lines
-
-
-@pytest.fixture
-def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    importlib.import_module(PLANTED)
-    monkeypatch.setattr("harness.runner.Launcher", InProcessLauncher)
 
 
 @pytest.mark.usefixtures("one_process")
