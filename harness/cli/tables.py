@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Collection, Mapping
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -52,15 +53,14 @@ def revision(source: SourceIdentity) -> str:
 
 
 def runs_table(runs: list[RunRecord]) -> Table:
-    """One row per run; remarks only where there are any."""
-    remarks = [_remarks(run) for run in runs]
-    headers = ("run", "status", "revision", "cases", "launches", "machine", *(["remarks"] if any(remarks) else []))
-    table = plain_table(*headers, folding=("machine", "remarks"))
-    for run, remark in zip(runs, remarks, strict=True):
+    """Per run its figures, and below them its machine and remarks: beside them 80 columns have no room."""
+    table = plain_table("run", "status", "revision", "cases", "launches", folding=())
+    for run in runs:
         counts = (str(len(run.cases)), str(run.launches))
-        machine = Breakable(run.machine.machine_class, "-")
-        cells = (run.run_id, str(run.status), revision(run.source), *counts, machine, escape(remark))
-        table.add_row(*cells[: len(headers)])
+        table.add_row(run.run_id, str(run.status), revision(run.source), *counts)
+        below = "; ".join(filter(None, (run.machine.machine_class, _remarks(run))))
+        lines = textwrap.wrap(below, len(run.run_id) - 2, break_on_hyphens=False)
+        table.add_row(Text(textwrap.indent("\n".join(lines), "  ")))
     return table
 
 
