@@ -11,10 +11,10 @@ MANIFEST ?= quick
 ifeq ($(origin PYTHON),undefined)
   PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11; do command -v $$p >/dev/null && \
     $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
-  VENV_FLAGS :=
   PIP_FLAGS := --constraint constraints.txt
 else
-  VENV_FLAGS := --system-site-packages
+  # A .pth file, not --system-site-packages: that shows the base interpreter's packages, not those of a virtual environment.
+  THEIRS := $(PYTHON)
   PIP_FLAGS :=
 endif
 STAMP := $(VENV)/.installed$(subst /,-,$(PYTHON))
@@ -33,7 +33,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed; none found on PATH" >&2; exit 2; }
 	@rm -rf $(VENV)
 	@echo "Creating $(VENV) with $(PYTHON) and installing (a minute or two)"
-	@$(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@test -z "$(THEIRS)" || $(PYTHON) -c 'import site; print(*site.getsitepackages(), sep="\n")' \
+	  > "$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')/their-packages.pth"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --editable '.[dev]'
 	@touch $@
 
@@ -41,10 +43,10 @@ bench: $(STAMP)
 	@$(BIN)/iroot bench run $(MANIFEST)
 
 check: $(STAMP)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/python -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 
 test: check
 	$(BIN)/python -m pytest -n 2
