@@ -114,6 +114,14 @@ def test_the_manifest_is_valid_and_plans_cases(tmp_path: Path, device: str) -> N
     assert len(swept) == len(set(swept)) >= 16
 
 
+def test_the_excerpt_is_the_published_report() -> None:
+    section = readme().partition("## What a report says")[2].partition("\n## ")[0]
+    quoted = [line for line in section.splitlines() if line.startswith("|")]
+    published = (ROOT / "reports" / "h100-production.md").read_text(encoding="utf-8").splitlines()
+    assert len(quoted) >= 10
+    assert [line for line in quoted if line not in published] == []
+
+
 DEFINITIONS = """
 def flops(workload, options):
     return 6.0 * workload.batch * workload.n**3
