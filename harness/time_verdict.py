@@ -4,8 +4,8 @@ Two designs. `paired`: launches of equal number were neighbours in an interleave
 cancels in the pairs, so nothing is corrected or widened. `unpaired`: the reference is another run or a baseline.
 
 Unpaired times carry the machine's own change since the reference (clocks, power, temperature, another unit). Control
-kernels, code that the project does not own, are measured in every launch of both sides: their mean log ratio estimates
-that change and is subtracted. What the correction can and cannot do:
+kernels, code that the project does not own, are measured in every launch of both sides: their weighted mean log ratio
+estimates that change and is subtracted. What the correction can and cannot do:
 
 - It applies to cases executed like the controls: graph replays where a control is replayed as a graph, else the mode of
   the controls. The time of an eager, launch-bound call is the host's; two H100s of one kind differ by 0.76-1.04 there

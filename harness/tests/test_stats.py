@@ -184,6 +184,15 @@ class TestCorrection:
         half_width = float(controls.high[0] - controls.log_ratio[0])
         assert stats.control_disagreement(controls) == pytest.approx(0.015 - half_width)
 
+    def test_a_noisy_control_weighs_little(self) -> None:
+        """Spreads of 0.1 and 10 %: the noisy one moved by 15 %, the pooled estimate follows the steady one."""
+        steady = np.array([-0.001, 0.0, 0.001])
+        controls = stats.unpaired(np.exp([steady, 100 * steady - 0.15]), np.exp([steady, 100 * steady]))
+        pooled = stats.pool_controls(controls)
+        assert pooled.log_ratio == pytest.approx(-0.15 / 10001, rel=1e-3)
+        assert pooled.se < 1.02 * float(controls.se[0])
+        assert stats.control_disagreement(controls) == 0.0
+
     def test_controls_that_agree_leave_nothing(self) -> None:
         controls = stats.unpaired(np.exp([[-0.01, 0.0, 0.011]] * 2), np.exp([[-0.01, 0.001, 0.01]] * 2))
         assert stats.control_disagreement(controls) == 0.0
