@@ -36,6 +36,10 @@ RUN_SPREAD = 0.006
 """Between-process spread of log time taken where a reference holds no spread of its own (a single run): the upper end
 of the 0.2-0.6 % measured for graph replays and GPU-bound kernels on an H100 over 8 processes, 2026-11."""
 
+HOST_SPREAD = 0.17
+"""The same for launch-bound eager calls on a GPU, whose time is the host's: 15-19 % (as above). Three runs of identical
+code gave ratios of 0.64 to 1.0 for an eager polar factor of 1024 x 1024 (H100, 2026-11-22)."""
+
 UNIT_MARGIN = 0.02
 """Widening against another unit of the same model: units of one H100 model differ by -1 to +3 % on GPU-bound kernels,
 2 % to either side once the common part is corrected (two units, 2026-11)."""
@@ -103,8 +107,9 @@ class TimeRules:
         """Minimum effect: the planned threshold, widened by what an unpaired comparison cannot resolve.
 
         Run to run: t(0.95, m-1) s sqrt(1 + 1/m) for a spread s stored with m >= 2 runs, else 1.64 sqrt(1 + 1/m) times
-        RUN_SPREAD (1.4 % for a single run). Machine: the larger of the controls' disagreement and UNIT_MARGIN.
-        On a qualified machine the threshold is at least the 99th percentile of the case's A/A mean.
+        RUN_SPREAD (1.4 % for a single run), or HOST_SPREAD (40 %) for a case executed unlike the controls. Machine: the
+        larger of the controls' disagreement and UNIT_MARGIN. On a qualified machine the threshold is at least the 99th
+        percentile of the case's A/A mean.
         """
         threshold = max(pair.candidate.planned.threshold, self._null_percentile(pair))
         if self.design == "paired":
@@ -112,7 +117,9 @@ class TimeRules:
         machine = UNIT_MARGIN if self.another_unit else 0.0
         if self.shift is not None and self.corrects(pair):
             machine = max(machine, self.shift.disagreement)
-        return threshold + self.run_margin(pair.reference.run_spread, pair.reference.runs) + machine
+        host_bound = self.shift is not None and not pair.candidate.planned.control and not self.corrects(pair)
+        spread = HOST_SPREAD if host_bound and pair.reference.run_spread is None else pair.reference.run_spread
+        return threshold + self.run_margin(spread, pair.reference.runs) + machine
 
     def _null_percentile(self, pair: CasePair) -> float:
         known = self.noise.get(pair.candidate.planned.case.case_id)
@@ -125,7 +132,7 @@ class TimeRules:
         runs = self.runs if runs is None else runs
         if spread is not None and runs >= 2:
             return stats.prediction_margin(spread, runs)
-        return stats.normal_quantile(1 - stats.ALPHA) * RUN_SPREAD * math.sqrt(1 + 1 / runs)
+        return stats.normal_quantile(1 - stats.ALPHA) * (spread or RUN_SPREAD) * math.sqrt(1 + 1 / runs)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -183,6 +183,19 @@ class TestControls:
         row = compare(candidate, run_of(Side(planned=EAGER), Side(planned=CONTROL)), kind="run").verdicts[0]
         assert [row.ratio, row.raw_ratio] == pytest.approx([1.0, 1.0])
 
+    def test_host_time_of_two_runs_differs_by_more_than_that_of_replays(self) -> None:
+        """30 % between runs is within 1.64 * 17 % * sqrt(2) = 40 % for a launch-bound eager call; 60 % is not."""
+        reference = run_of(Side(planned=EAGER), Side(planned=CONTROL))
+        verdicts = {
+            ratio: compare(
+                run_of(Side(time=ratio, planned=EAGER), Side(planned=CONTROL), number=2), reference, kind="run"
+            )
+            for ratio in (1.3, 1.6)
+        }
+        assert verdicts[1.3].verdicts[0].verdict is Verdict.UNCHANGED
+        assert verdicts[1.3].verdicts[0].tau == pytest.approx(0.02 + 0.395, abs=1e-3)
+        assert verdicts[1.6].verdicts[0].verdict is Verdict.REGRESSED
+
     def test_eager_controls_serve_where_nothing_is_replayed(self) -> None:
         control = make_planned(make_case("blas", task="gemm", mode=Mode.EAGER), control=True)
         candidate = run_of(Side(time=1.1, planned=EAGER), Side(time=1.1, planned=control), number=2)
