@@ -1,5 +1,5 @@
 -- The first schema. Times are seconds. Columns called `record`, `software`, `planned`, `state*` hold JSON text of the
--- records in harness/records.py; the columns beside them exist to be queried. Tables that a resumed launch rewrites have no
+-- records in harness/records/; the columns beside them exist to be queried. Tables that a resumed launch rewrites have no
 -- key: DuckDB may refuse to delete and insert one key in one transaction ("over-eager constraint checking" in its
 -- documentation of indexes), and the one writer checks.
 
