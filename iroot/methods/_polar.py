@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iroot.coefficients import OddQuintic
 from iroot.methods._operands import require_matrix
 from iroot.ops import Ops
 from iroot.precision import QUANTISED, get_precision
 from iroot.registry import Operands, Workload
-from iroot.schedules import OddQuintic
 
 Normalisation = Literal["gram", "frobenius"]
 NORMALISATIONS: tuple[Normalisation, ...] = ("gram", "frobenius")

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from iroot.coefficients import named_table
 from iroot.errors import InvalidInputError
 from iroot.methods._operands import require_matrix
 from iroot.methods._polar import Recipe, normalise, polar_bytes, polar_flops, quintic_steps
 from iroot.ops import Ops
 from iroot.precision import FLOATING, QUANTISED
 from iroot.registry import MethodSpec, Operands, Workload, register
-from iroot.schedules import named_table
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from iroot.coefficients import OddQuintic
 from iroot.errors import InvalidInputError
 from iroot.methods._constant import host_constant
 from iroot.methods._graded import Graded, step_products
@@ -21,7 +22,7 @@ from iroot.methods._polar import Recipe, composition_error, normalise, polar_byt
 from iroot.ops import Ops
 from iroot.precision import get_precision
 from iroot.registry import MethodSpec, Operands, Workload, register
-from iroot.schedules import Design, OddQuintic, Schedule, compose_steps
+from iroot.schedules import Design, Schedule, compose_steps
 
 # bfloat16 needs a bound on the growth that float16 does not: 256 x 256, condition number 1e2: error 0.21 with 0.1, 0.08
 # with 0.3; 1e4: 1.25 and 0.57 (CPU emulation, 2026-11).

@@ -12,6 +12,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from iroot.coefficients import OddQuintic, named_table
 from iroot.errors import InvalidInputError
 from iroot.methods._operands import require_matrix
 from iroot.methods._polar import (
@@ -26,7 +27,6 @@ from iroot.methods._polar import (
 from iroot.ops import Ops
 from iroot.precision import FLOATING
 from iroot.registry import MethodSpec, Operands, Workload, register
-from iroot.schedules import OddQuintic, named_table
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from iroot.coefficients import named_table
 from iroot.methods._polar import Recipe, polar_bytes, polar_factor, polar_flops
 from iroot.ops import Ops
 from iroot.precision import FLOATING, QUANTISED
 from iroot.registry import MethodSpec, NoOptions, Operands, register
-from iroot.schedules import named_table
 
 _TABLE = named_table("keller_jordan")
 _RECIPE = Recipe(coefficients=_TABLE.take(5), epsilon=1e-7, norm_dtype=torch.float32)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from iroot.coefficients import named_table
 from iroot.errors import InvalidInputError, UnknownNameError
 from iroot.methods._polar import (
     NORMALISATIONS,
@@ -24,7 +25,6 @@ from iroot.methods._polar import (
 from iroot.ops import Ops
 from iroot.precision import FLOATING, QUANTISED
 from iroot.registry import MethodSpec, Operands, register
-from iroot.schedules import named_table
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from functools import cached_property, lru_cache
 
 from torch import Tensor
 
+from iroot.coefficients import OddQuintic
 from iroot.errors import InvalidInputError, UnknownNameError
 from iroot.methods._polar import (
     NORMALISATIONS,
@@ -22,9 +23,9 @@ from iroot.methods._polar import (
     polar_flops,
 )
 from iroot.ops import Ops
+from iroot.polar_schedules import polar_schedule
 from iroot.precision import FLOATING, QUANTISED, get_precision
 from iroot.registry import MethodSpec, Operands, register
-from iroot.schedules import OddQuintic, polar_schedule
 
 # The first quintic has slope 22 at s = 1, so FP8's rounding pushes a spectrum that touches 1 out of the range: E4M3,
 # Gaussian 512 x 512: orthogonality error 640 with safety 1.01, 0.242 with 1.03, 0.303 with 1.06 (emulated, 2026-11).

@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from iroot.coefficients import deflate, named_table
 from iroot.methods._polar import Recipe, polar_bytes, polar_factor, polar_flops
 from iroot.ops import Ops
 from iroot.precision import FLOATING, QUANTISED
 from iroot.registry import MethodSpec, NoOptions, Operands, register
-from iroot.schedules import deflate, named_table
 
 _TABLE = named_table("polar_express")
 _RECIPE = Recipe(

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from iroot.coefficients import named_table
 from iroot.errors import InvalidInputError, UnknownNameError
 from iroot.methods._polar import composition_error
 from iroot.ops import make_ops
 from iroot.precision import FLOATING, PRECISIONS, QUANTISED, get_precision, unsupported_reason
 from iroot.registry import MethodSpec, Operands, Workload, get_method, methods
-from iroot.schedules import named_table
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SPECS = tuple(methods("polar"))
