@@ -24,6 +24,7 @@ import numpy as np
 from numpy.polynomial import chebyshev, polynomial
 
 from iroot.errors import InvalidInputError
+from iroot.factored import Factored, factor
 from iroot.minimax import Minimax, minimax
 
 MAX_STEPS = 60
@@ -46,6 +47,7 @@ class Step:
         true_lower, true_upper: where the spectrum of Y is before this step.
         low, high: the range of y^(1/p) q(y) over [true_lower, true_upper].
         error: max(|1 - low|, |high - 1|).
+        factored: for degree 8, q in three products; None where T_7 and T_8 are rounding noise and degree 6 does.
     """
 
     p: int
@@ -58,6 +60,7 @@ class Step:
     true_upper: float
     low: float
     high: float
+    factored: Factored | None = None
 
     @property
     def error(self) -> float:
@@ -141,7 +144,7 @@ class Schedule:
 
 def evaluation_products(degree: int) -> int:
     """Products that evaluate a polynomial of this degree at a matrix (`iroot.methods._coupled.evaluate`)."""
-    return {1: 0, 2: 1, 3: 2, 4: 2, 5: 3, 6: 3, 7: 4, 8: 4}[degree]
+    return {1: 0, 2: 1, 3: 2, 4: 2, 5: 3, 6: 3, 7: 4, 8: 3}[degree]
 
 
 def power_products(p: int) -> int:
@@ -203,6 +206,7 @@ def _step(design: Design, degree: int, lower: float, upper: float) -> Step:
         p=p, degree=degree, lower=designed * stretch, upper=upper * stretch, chebyshev=coefficients,
         monomial=_monomial(coefficients, designed * stretch, upper * stretch),
         true_lower=lower, true_upper=upper, low=scale * low, high=scale * high,
+        factored=factor(coefficients) if degree == 8 else None,
     )  # fmt: skip
 
 
