@@ -90,3 +90,42 @@ def measure(A: Tensor, B: Tensor | None, damping: Damping, ops: Ops) -> Measured
 def rounded_down(value: float) -> float:
     """The next lower 10^(i/8): equal plans for nearly equal data."""
     return float(10.0 ** (math.floor(8.0 * math.log10(value)) / 8.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpectralState:
+    """Where the eigenvalues of an iterate Y, which goes to I, are.
+
+    Attributes:
+        radius: rho(I - Y), the largest distance from 1.
+        log_ratio: log(M / m), natural, M the largest and m the smallest eigenvalue; None where m <= 0.
+        within_10, within_1: share of the eigenvalues within 10 % and 1 % of one.
+    """
+
+    smallest: float
+    largest: float
+    radius: float
+    log_ratio: float | None
+    within_10: float
+    within_1: float
+
+
+def spectral_state(Y: Tensor) -> SpectralState | None:
+    """The eigenvalues of (Y + Y^T) / 2 in float64 for Y (n, n), or those given as Y (n,); None where one is not finite.
+
+    Rounded products of commuting matrices are symmetric only to rounding; the other part is of second order here.
+    """
+    wide = Y.double()
+    if not bool(wide.isfinite().all()):
+        return None
+    values = wide if Y.ndim == 1 else torch.linalg.eigvalsh(0.5 * (wide + wide.mT))
+    distance = (values - 1.0).abs()
+    smallest, largest = float(values.min()), float(values.max())
+    return SpectralState(
+        smallest=smallest,
+        largest=largest,
+        radius=float(distance.max()),
+        log_ratio=math.log(largest / smallest) if smallest > 0.0 else None,
+        within_10=float((distance <= 0.1).double().mean()),
+        within_1=float((distance <= 0.01).double().mean()),
+    )

@@ -46,13 +46,26 @@ def coupled_newton(operands: Operands, ops: Ops, options: CoupledNewtonOptions) 
 
     The error grows as unit roundoff * kappa, like that of `coupled_pe`.
     """
+    begun = begin(operands, ops, options)
+    X = _coupled.iterate(ops, begun.Y, begun.p, begun.multipliers)
+    return _spd.restore(X, begun.scale, begun.p, operands.A.dtype)
+
+
+def begin(operands: Operands, ops: Ops, options: CoupledNewtonOptions) -> _coupled.Iteration:
+    """z (A + eps I) / s, and as many affine steps as it takes."""
     p = _spd.root(operands)
     start = _spd.normalise(operands, ops, options.scaling)
     count = _steps_for(start.interval, p, ops.precision.name, options)
     z = _first_factor(p, start.interval)
-    Y = _coupled.combine(ops, (start.Y,), (z,), 0.0)
-    X = _coupled.iterate(ops, Y, p, (_coupled.affine(-1.0 / p, (p + 1.0) / p),) * count)
-    return _spd.restore(X, start.scale / z, p, operands.A.dtype)
+    return _coupled.Iteration(
+        Y=_coupled.combine(ops, (start.Y,), (z,), 0.0), scale=start.scale / z, p=p,
+        multipliers=newton_multipliers(p, count), degrees=(1,) * count,
+    )  # fmt: skip
+
+
+def newton_multipliers(p: int, count: int) -> tuple[_coupled.Multiplier, ...]:
+    """`count` times B = ((p + 1) I - Y) / p."""
+    return (_coupled.affine(-1.0 / p, (p + 1.0) / p),) * count
 
 
 @host_constant

@@ -24,11 +24,20 @@ def coupled_pe(operands: Operands, ops: Ops, options: ScheduleOptions) -> Tensor
     The error grows as unit roundoff * kappa: 7e-5 in float32, 0.06 in float16 at kappa 1e4 and p = 2 (CPU, n = 256);
     bfloat16 diverges there.
     """
+    begun = begin(operands, ops, options)
+    X = _coupled.iterate(ops, begun.Y, begun.p, begun.multipliers)
+    return _spd.restore(X, begun.scale, begun.p, operands.A.dtype)
+
+
+def begin(operands: Operands, ops: Ops, options: ScheduleOptions) -> _coupled.Iteration:
+    """The normalised matrix and its schedule."""
     p = _spd.root(operands)
     start = _spd.normalise(operands, ops, options.scaling)
     schedule = find_schedule(start.interval, p, ops.precision.name, options)
-    X = _coupled.iterate(ops, start.Y, p, _coupled.multipliers(schedule))
-    return _spd.restore(X, start.scale, p, operands.A.dtype)
+    return _coupled.Iteration(
+        Y=start.Y, scale=start.scale, p=p, multipliers=_coupled.multipliers(schedule),
+        degrees=tuple(step.degree for step in schedule.steps),
+    )  # fmt: skip
 
 
 def find_schedule(interval: _spd.Interval, p: int, precision: str, options: ScheduleOptions) -> Schedule:

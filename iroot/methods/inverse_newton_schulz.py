@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from iroot.methods import _coupled, _spd
-from iroot.methods.coupled_newton import CoupledNewtonOptions, accuracy, newton_steps
+from iroot.methods.coupled_newton import CoupledNewtonOptions, accuracy, newton_multipliers, newton_steps
 from iroot.ops import Ops
 from iroot.precision import FLOATING
 from iroot.registry import MethodSpec, Operands, Workload, register
@@ -23,6 +23,13 @@ def inverse_newton_schulz(operands: Operands, ops: Ops, options: CoupledNewtonOp
 
     The error grows as unit roundoff * kappa, like that of `coupled_newton`.
     """
+    begun = begin(operands, ops, options)
+    X = _coupled.iterate(ops, begun.Y, begun.p, begun.multipliers)
+    return _spd.restore(X, begun.scale, begun.p, operands.A.dtype)
+
+
+def begin(operands: Operands, ops: Ops, options: CoupledNewtonOptions) -> _coupled.Iteration:
+    """The normalised matrix, inside the unit interval, and as many affine steps as it takes."""
     p = _spd.root(operands)
     start = _spd.normalise(operands, ops, options.scaling)
     count = _steps_for(start.interval, p, ops.precision.name, options)
@@ -30,8 +37,9 @@ def inverse_newton_schulz(operands: Operands, ops: Ops, options: CoupledNewtonOp
     if shrink != 1.0:
         # An estimate of lambda_max may leave eigenvalues above 1.
         Y = _coupled.combine(ops, (Y,), (1.0 / shrink,), 0.0)
-    X = _coupled.iterate(ops, Y, p, (_coupled.affine(-1.0 / p, (p + 1.0) / p),) * count)
-    return _spd.restore(X, start.scale * shrink, p, operands.A.dtype)
+    return _coupled.Iteration(
+        Y=Y, scale=start.scale * shrink, p=p, multipliers=newton_multipliers(p, count), degrees=(1,) * count
+    )
 
 
 def _steps_for(interval: _spd.Interval, p: int, precision: str, options: CoupledNewtonOptions) -> int:
