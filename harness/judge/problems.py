@@ -22,6 +22,9 @@ from iroot.ops import make_ops
 from iroot.precision import get_precision
 from iroot.registry import TASKS, OperandKind, Operands
 
+LOGSPACE = "logspace_"
+"""What the names of log-spaced problems begin with; their condition number follows."""
+
 Spectrum = Callable[[Draw], Tensor]
 """Draw -> (rank,) or (batch, rank) eigenvalues or singular values, largest first, float64."""
 
@@ -210,13 +213,17 @@ def _constant(value: float | None) -> Callable[[int, int], float | None]:
     return lambda m, n: value
 
 
-def _logspace_problem(exponent: int) -> ProblemSpec:
-    kappa = 10.0**exponent
+def logspace(kappa: float) -> ProblemSpec:
+    """Log-spaced eigenvalues (singular values) for any condition number kappa >= 1: `logspace_1e4`, `logspace_3.2e5`."""
+    text = f"{kappa:.3e}"
+    mantissa, exponent = text.split("e")
+    short = f"{float(mantissa):g}e{int(exponent)}"
+    kappa = float(short)
     lower = _constant(1 / kappa)
     rectangular = Form(generate=_rectangular_from(_logspace(kappa)), lower=lower)
     return ProblemSpec(
-        name=f"logspace_1e{exponent}",
-        summary=f"log-spaced eigenvalues (singular values), condition number 1e{exponent}",
+        name=f"{LOGSPACE}{short}",
+        summary=f"log-spaced eigenvalues (singular values), condition number {short}",
         spd=Form(generate=_spd_from(_logspace(kappa)), lower=lower),
         rectangular=rectangular,
     )
@@ -226,9 +233,7 @@ _SPECS = (
     ProblemSpec(
         name="wishart", summary="G G^T / n + 1e-3 I, G n x n Gaussian; condition number about 4e3",
         spd=Form(generate=_wishart, lower=_constant(1e-3 / 5))),
-    _logspace_problem(2),
-    _logspace_problem(4),
-    _logspace_problem(6),
+    *(logspace(10.0**exponent) for exponent in range(1, 9)),
     ProblemSpec(
         name="spike", summary="1 in 64 eigenvalues in [0.1, 1], others in [1e-4, 2e-4]; singular values: square roots",
         spd=Form(generate=_spd_from(_spike), lower=_constant(1e-4)),
@@ -268,12 +273,27 @@ _SPECS = (
 PROBLEMS: dict[str, ProblemSpec] = {spec.name: spec for spec in _SPECS}
 
 
-def get_problem(name: str) -> ProblemSpec:
-    """Return the problem called `name`; raises UnknownNameError with the nearest valid name."""
+def condition_number(name: str) -> float | None:
+    """The condition number in the name of a log-spaced problem, None for other names."""
     try:
+        kappa = float(name.removeprefix(LOGSPACE)) if name.startswith(LOGSPACE) else math.nan
+    except ValueError:
+        return None
+    return kappa if 1.0 <= kappa < math.inf else None
+
+
+def get_problem(name: str) -> ProblemSpec:
+    """Return the problem called `name`, log-spaced ones for any condition number.
+
+    Raises:
+        UnknownNameError: no such problem; with the nearest valid name.
+    """
+    if name in PROBLEMS:
         return PROBLEMS[name]
-    except KeyError:
-        raise UnknownNameError("problem", name, PROBLEMS) from None
+    kappa = condition_number(name)
+    if kappa is None:
+        raise UnknownNameError("problem", name, PROBLEMS)
+    return logspace(kappa)
 
 
 def pose(problem: str, case: Case, *, seed: int, device: torch.device, cache: TensorCache | None = None) -> Operands:

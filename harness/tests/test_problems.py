@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
 from harness.judge.cache import TensorCache, tensor_bytes
-from harness.judge.problems import PROBLEMS, get_problem, pose, stated_lower
+from harness.judge.problems import PROBLEMS, condition_number, get_problem, logspace, pose, stated_lower
 from harness.records import Case, Mode
 from iroot.errors import InvalidInputError, UnknownNameError, UnsupportedError
 from iroot.registry import Operands
@@ -44,8 +46,10 @@ def test_spd_problems_are_symmetric_positive_definite_and_within_their_lower_bou
     assert operands.A.dtype == torch.float32
     assert torch.equal(operands.A, operands.A.mT)
     assert operands.p == 2
-    assert operands.lower is not None
-    assert smallest_ratio(eigenvalues(operands)) >= operands.lower
+    if operands.lower is None:
+        assert name in ("logspace_1e7", "logspace_1e8")  # float32 does not preserve these condition numbers
+    else:
+        assert smallest_ratio(eigenvalues(operands)) >= operands.lower
 
 
 @pytest.mark.parametrize("name", RECTANGULAR)
@@ -59,13 +63,35 @@ def test_rectangular_problems_are_within_their_lower_bound(name: str, m: int, n:
         assert smallest_ratio(torch.linalg.svdvals(operands.A.double())) >= operands.lower
 
 
-@pytest.mark.parametrize(("name", "kappa"), [("logspace_1e2", 1e2), ("logspace_1e4", 1e4), ("logspace_1e6", 1e6)])
+@pytest.mark.parametrize(
+    ("name", "kappa"), [("logspace_1e1", 10.0), ("logspace_1e4", 1e4), ("logspace_1e6", 1e6), ("logspace_3.2e5", 3.2e5)]
+)
 def test_logspace_has_the_condition_number_in_its_name(name: str, kappa: float) -> None:
-    expected = torch.logspace(0, -torch.tensor(kappa).log10().item(), 64, dtype=torch.float64).flip(0)
+    expected = torch.logspace(0, -math.log10(kappa), 64, dtype=torch.float64).flip(0)
     posed = eigenvalues(pose(name, spd_case(precision="fp64"), seed=0, device=CPU))
     torch.testing.assert_close(posed, expected, rtol=1e-8, atol=0)
     sigma = torch.linalg.svdvals(pose(name, polar_case(m=64, n=96, precision="fp64"), seed=0, device=CPU).A)
     assert float(sigma[0] / sigma[-1]) == pytest.approx(kappa, rel=1e-7)
+
+
+def test_log_spaced_problems_of_any_condition_number() -> None:
+    assert [name for name in PROBLEMS if name.startswith("logspace_")] == [f"logspace_1e{k}" for k in range(1, 9)]
+    assert get_problem("logspace_1e3") is PROBLEMS["logspace_1e3"]
+    assert get_problem("logspace_250").name == logspace(250.0).name == "logspace_2.5e2"
+    assert condition_number("logspace_2.5e2") == 250.0
+    for name in ("wishart", "logspace_", "logspace_0.5", "logspace_inf", "logspace_nan", "logspace_ten"):
+        assert condition_number(name) is None
+    with pytest.raises(UnknownNameError, match="did you mean 'logspace_1e"):
+        get_problem("logspace_0.5")
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", ["logspace_1e7", "logspace_1e8"])
+def test_rounding_to_float32_leaves_the_worst_conditioned_problems_positive_definite(name: str, seed: int) -> None:
+    operands = pose(name, spd_case(n=256), seed=seed, device=CPU)
+    assert float(eigenvalues(operands)[0]) > 0
+    assert operands.lower is None
+    assert pose(name, spd_case(n=256, precision="fp64"), seed=seed, device=CPU).lower is not None
 
 
 def test_power_law_spike_and_rank_deficient_spectra() -> None:
