@@ -214,7 +214,7 @@ def _constant(value: float | None) -> Callable[[int, int], float | None]:
 
 
 def logspace(kappa: float) -> ProblemSpec:
-    """Log-spaced eigenvalues (singular values) for any condition number kappa >= 1: `logspace_1e4`, `logspace_3.2e5`."""
+    """Log-spaced eigenvalues (singular values) for a condition number kappa >= 1, as `logspace_3.2e5`."""
     text = f"{kappa:.3e}"
     mantissa, exponent = text.split("e")
     short = f"{float(mantissa):g}e{int(exponent)}"
