@@ -20,6 +20,7 @@ from harness.errors import UsageError
 from harness.launcher import Launcher, LaunchRequest, Observer, read_launch, shard_path
 from harness.paths import project_root, run_folder
 from harness.records import LaunchRecord, Outcome, PlannedCase, RunRecord, RunStatus, SourceIdentity
+from harness.run_lock import measuring
 from harness.store import Store
 from harness.sweep import launch_order
 
@@ -71,17 +72,22 @@ class Session:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Set the run's final status from how the block ends; finished cases are kept whatever happens."""
+        """Set the run's final status from how the block ends; finished cases are kept whatever happens.
+
+        Raises UsageError if another process is measuring the run.
+        """
         status = RunStatus.FAILED
-        try:
-            yield
-            status = RunStatus.COMPLETE
-        except KeyboardInterrupt:
-            status = RunStatus.INTERRUPTED
-            raise
-        finally:
-            self._store.finish_run(self.run.run_id, status)
-            self.run = self._store.run(self.run.run_id)
+        with measuring(self._request.store, self.run.run_id):
+            self._store.reopen_run(self.run.run_id)
+            try:
+                yield
+                status = RunStatus.COMPLETE
+            except KeyboardInterrupt:
+                status = RunStatus.INTERRUPTED
+                raise
+            finally:
+                self._store.finish_run(self.run.run_id, status)
+                self.run = self._store.run(self.run.run_id)
 
     def ingest(self, launch: int) -> None:
         """Take what a launch's shard holds into the store, in one transaction; nothing if it holds nothing."""

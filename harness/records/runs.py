@@ -13,7 +13,7 @@ INTERLEAVED = "*"
 
 
 class RunStatus(StrEnum):
-    """`complete`: every launch was ingested; `interrupted`: stopped by the user; `failed`: the machinery failed."""
+    """`complete`: every launch was ingested; `interrupted`: stopped or killed; `failed`: the machinery failed."""
 
     RUNNING = "running"
     COMPLETE = "complete"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from harness.errors import StoreError
 from harness.paths import check_run_id
 from harness.records import Comparison, LaunchRecord, MachineIdentity, RunRecord, RunStatus, RunSummary
+from harness.run_lock import is_measured
 from harness.store import queries, rows
 from harness.store.database import PATIENCE_S, Database, Migration, execute
 from harness.store.summary import summarize
@@ -68,9 +69,11 @@ class Store:
 
     def finish_run(self, run_id: str, status: RunStatus) -> None:
         """Set how a run ended."""
-        with self._database.writing() as connection:
-            self._require_run(connection, run_id)
-            execute(connection, "update run set status = ? where run_id = ?", [str(status), run_id])
+        self._set_status(run_id, status)
+
+    def reopen_run(self, run_id: str) -> None:
+        """A run begins, or goes on: it is `running` for as long as its process holds the run's lock."""
+        self._set_status(run_id, RunStatus.RUNNING)
 
     def save_comparison(self, comparison: Comparison) -> str:
         """Keep a comparison and return its id, a hash of its content: saving it twice keeps it once."""
@@ -100,11 +103,20 @@ class Store:
         status: RunStatus | None = None,
         limit: int | None = None,
     ) -> list[RunRecord]:
-        """Runs that fit every given condition, newest first."""
-        wanted = {"manifest": manifest, "machine_class": machine_class, "status": status and str(status)}
+        """Runs that fit every given condition, newest first. `running`: a process measures the run at this moment."""
+        wanted = {"manifest": manifest, "machine_class": machine_class}
         conditions = {column: value for column, value in wanted.items() if value is not None}
         with self._database.reading() as connection:
-            return queries.select_runs(connection, conditions, limit)
+            if status is None:
+                return [self._seen(run) for run in queries.select_runs(connection, conditions, limit)]
+            stored = [RunStatus.RUNNING, *({status} - {RunStatus.RUNNING})]
+            found = [
+                run
+                for each in stored
+                for run in map(self._seen, queries.select_runs(connection, {**conditions, "status": str(each)}))
+                if run.status is status
+            ]
+        return sorted(found, key=lambda run: (run.created_at, run.run_id), reverse=True)[:limit]
 
     def run(self, ref: str) -> RunRecord:
         """One run by its id, a unique beginning of it, or `latest`. Raises StoreError naming the nearest id."""
@@ -153,8 +165,19 @@ class Store:
 
     # --- inside a transaction --------------------------------------------------------------------------------------
 
+    def _set_status(self, run_id: str, status: RunStatus) -> None:
+        with self._database.writing() as connection:
+            self._require_run(connection, run_id)
+            execute(connection, "update run set status = ? where run_id = ?", [str(status), run_id])
+
+    def _seen(self, run: RunRecord) -> RunRecord:
+        """`run` as it stands: one that was running when its process died is interrupted, though nobody could say so."""
+        if run.status is not RunStatus.RUNNING or is_measured(self.path, run.run_id):
+            return run
+        return run.model_copy(update={"status": RunStatus.INTERRUPTED})
+
     def _run(self, connection: DuckDBPyConnection, ref: str) -> RunRecord:
-        return queries.select_runs(connection, {"run_id": self._resolve(connection, ref)})[0]
+        return self._seen(queries.select_runs(connection, {"run_id": self._resolve(connection, ref)})[0])
 
     def _resolve(self, connection: DuckDBPyConnection, ref: str) -> str:
         known = queries.run_ids(connection)

@@ -12,6 +12,7 @@ from harness.cleanup import find_garbage
 from harness.errors import StoreError
 from harness.paths import run_folder
 from harness.records import RunStatus
+from harness.run_lock import measuring
 from harness.store import Store
 from harness.tests import factories as make
 
@@ -70,9 +71,11 @@ def test_young_files_stay(store: Path) -> None:
 
 
 def test_exports_stay_while_something_runs(store: Path, tmp_path: Path) -> None:
-    _folder(tmp_path / "exports" / "0123abcd")
+    export = _folder(tmp_path / "exports" / "0123abcd")
     _run(store, 1, RunStatus.RUNNING)
-    assert find_garbage(store, days=-1) == ()
+    with measuring(store, make.make_run(number=1).run_id):
+        assert find_garbage(store, days=-1) == ()
+    assert [garbage.path for garbage in find_garbage(store, days=-1)] == [export]  # the run's process is gone
 
 
 def test_a_store_that_cannot_be_read_stops_it(store: Path, tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_a_comparison_comes_back_equal_and_is_kept_once(store: Store) -> None:
 
 
 def test_summary_holds_the_planted_medians(store: Store) -> None:
-    run = make.make_run()
+    run = make.make_run(status=RunStatus.COMPLETE)
     planted = {planned.case.case_id: 1e-5 * (i + 1) ** 3 for i, planned in enumerate(run.cases)}
     store.create_run(run)
     for launch in make.make_launches(run, medians_s=planted):
