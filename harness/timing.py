@@ -26,7 +26,8 @@ from torch import Tensor
 from harness.errors import MeasurementError
 from harness.execution import Call, EagerExecutor, Executor, GraphExecutor, executable, no_garbage_collection
 from harness.injection import ClockPlace, every_other_group_slowed, make_spin, measured_effect
-from harness.records import Mode, TimingPolicy
+from harness.kernel_trace import KernelTrace
+from harness.records import LaunchedKernel, Mode, TimingPolicy
 from iroot.registry import Operands
 
 REPLAY_TOLERANCE = 1e-2
@@ -184,10 +185,13 @@ class Stopwatch:
         self._input_sets = input_sets
         self._finish = torch.cuda.synchronize if device.type == "cuda" else _nothing
         call = executable(call, mode)
-        results = self._first_calls(call)
+        self._trace = KernelTrace()
+        # What torch.compile generates is launched from code of its own: nothing of it would be seen.
+        traced = call if mode is Mode.COMPILE else self._trace.traced(call)
+        results = self._first_calls(call, traced)
         self._expected = self._accepted(results)
         self._executor: Executor = (
-            GraphExecutor(call, input_sets) if mode is Mode.GRAPH else EagerExecutor(call, input_sets, results)
+            GraphExecutor(traced, input_sets) if mode is Mode.GRAPH else EagerExecutor(call, input_sets, results)
         )
         flush = cache_flush(device) if policy.cold else None
         self._clock: Clock = (
@@ -231,7 +235,12 @@ class Stopwatch:
             injected_effect=effect,
         )
 
-    def _first_calls(self, call: Call) -> list[Tensor]:
+    @property
+    def kernels(self) -> tuple[LaunchedKernel, ...] | None:
+        """The Triton kernels of the last graph captured, else of the last of the first calls; None where not seen."""
+        return self._trace.kernels
+
+    def _first_calls(self, call: Call, traced: Call) -> list[Tensor]:
         self._finish()
         start = time.perf_counter()
         results = [call(self._input_sets[0])]
@@ -242,10 +251,10 @@ class Stopwatch:
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
             before = torch.cuda.memory_allocated(self._device)
-            last = call(self._input_sets[-1])
+            last = traced(self._input_sets[-1])
             self.peak_bytes = torch.cuda.max_memory_allocated(self._device) - before
         else:
-            last = call(self._input_sets[-1])
+            last = traced(self._input_sets[-1])
         return [*results, last] if len(self._input_sets) > 1 else [last]
 
     def _accepted(self, results: Sequence[Tensor]) -> list[Tensor]:

@@ -139,7 +139,8 @@ class Worker:
         if _disturbed(samples.observed):
             raise ThrottledError(f"{THROTTLE_RETRIES + 1} attempts fell under {_reasons(samples.observed)}")
         timed = self._result(planned, Outcome.OK, samples=samples)
-        return timed.model_copy(update={"peak_bytes": watch.peak_bytes, "first_call_s": watch.first_call_s})
+        figures = {"peak_bytes": watch.peak_bytes, "first_call_s": watch.first_call_s, "kernels": watch.kernels}
+        return timed.model_copy(update=figures)
 
     def _pose(self, case: Case, seed: int) -> Operands:
         return pose(case.problem, case, seed=seed, device=self._device, cache=self._posed)

@@ -6,11 +6,11 @@ import hashlib
 import json
 from enum import StrEnum
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from harness.records.base import Record
+from harness.records.base import GrownRecord, Record
 
 EXTERNAL = "external"
 """Task of a case that another program timed: its name, held in `Case.method`, is all that is known of it."""
@@ -91,8 +91,31 @@ class TimingPolicy(Record):
     cold: bool = False
 
 
-class PlannedCase(Record):
+class MemoryRule(Record):
+    """When a change of peak memory counts; both limits must be passed.
+
+    minimum_bytes: the caching allocator rounds to 512 bytes and reserves blocks of 2 MiB.
+    """
+
+    fails: bool = False
+    """Whether more memory fails a check; else it is advisory."""
+    threshold: Annotated[float, Field(gt=0)] = 0.05
+    minimum_bytes: Annotated[int, Field(ge=0)] = 2**20
+
+
+class FirstCallRule(Record):
+    """When a change of the first call's time (compilation, autotuning) counts; both limits must be passed."""
+
+    fails: bool = False
+    """Whether a slower first call fails a check; else it is advisory."""
+    threshold: Annotated[float, Field(gt=0)] = 0.5
+    minimum_s: Annotated[float, Field(ge=0)] = 0.5
+
+
+class PlannedCase(GrownRecord):
     """A case with everything needed to measure it and to judge its outcome."""
+
+    LATER: ClassVar[tuple[str, ...]] = ("memory", "first_call")
 
     case: Case
     timing: TimingPolicy = TimingPolicy()
@@ -108,6 +131,8 @@ class PlannedCase(Record):
     """Whether the time verdict may fail a check (eager cases are advisory by default)."""
     control: bool = False
     """A control kernel: code that the project does not own, measured in every launch."""
+    memory: MemoryRule = MemoryRule()
+    first_call: FirstCallRule = FirstCallRule()
 
 
 def canonical_options(

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from harness.records.base import SCHEMA_VERSION, Record
-from harness.records.cases import PlannedCase
+from harness.records.cases import OptionValue, PlannedCase
 from harness.records.runs import MachineState
 
 
@@ -42,6 +42,21 @@ class Quality(Record):
     symmetry: float | None = None
     orthogonality: float | None = None
     nonfinite: int = 0
+
+
+class LaunchedKernel(Record):
+    """A Triton kernel as one call launched it, in one configuration."""
+
+    name: str
+    """Module and function."""
+    code_hash: str
+    """sha256, 64 hex digits."""
+    hashed: Literal["binary", "source"]
+    """Of what: the binary's code and constants, or, where Triton interprets, the kernel's source."""
+    configuration: tuple[tuple[str, OptionValue], ...]
+    """Compile-time arguments and launch options (tile sizes, warps, stages), by name."""
+    launches: int
+    """How often one call launches it so."""
 
 
 class LaunchStarted(Record):
@@ -82,6 +97,8 @@ class CaseResult(Record):
     """Largest allocation above the inputs during one call (CUDA), or None."""
     first_call_s: float | None = None
     """Wall time of the very first call in this process: compilation and autotuning included."""
+    kernels: tuple[LaunchedKernel, ...] | None = None
+    """Triton kernels that a timed call launches, in order of first launch; None: not looked at."""
     injected_effect: float | None = None
     """Measured effect of a planted slowdown, slowed over plain samples of the same process minus 1."""
     timed_s: float = 0.0

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from harness.records.base import Record
 from harness.records.cases import Case, PlannedCase
-from harness.records.events import Outcome, Quality
+from harness.records.events import LaunchedKernel, Outcome, Quality
 from harness.records.runs import RunRecord
 
 
@@ -29,6 +29,10 @@ class Verdict(StrEnum):
     MISSING = "missing"
 
 
+Design = Literal["paired", "blocked", "unpaired"]
+"""How launches of two sides are compared; see `harness.time_verdict`."""
+
+
 class CaseSummary(Record):
     """One case of a run, reduced to what statistics need: launches are the unit."""
 
@@ -42,6 +46,10 @@ class CaseSummary(Record):
     peak_bytes: int | None = None
     first_call_s: float | None = None
     """Median over launches."""
+    first_calls_s: tuple[float, ...] = ()
+    """One per timed launch."""
+    kernels: tuple[LaunchedKernel, ...] | None = None
+    """Every kernel and configuration that a timed launch saw; None: not known."""
     run_spread: float | None = None
     """Standard deviation of log time between merged runs (baselines of several runs), None where unknown."""
     throttled: bool = False
@@ -56,6 +64,8 @@ class RunSummary(Record):
     cases: dict[str, CaseSummary]
     runs_merged: tuple[str, ...] = ()
     """Run ids behind an official baseline."""
+    launch_orders: dict[int, str] = Field(default_factory=dict)
+    """Launch -> fingerprint of its number in its run and the order of its cases; without it the order is not known."""
     timed_share: float | None = None
     """Share of the launches' wall time after start-up spent inside timed samples."""
     startup_s: float | None = None
@@ -67,6 +77,45 @@ class RunSummary(Record):
     def controls(self) -> tuple[str, ...]:
         """Ids of the control cases."""
         return tuple(case_id for case_id, summary in self.cases.items() if summary.planned.control)
+
+
+class MemoryVerdict(Record):
+    """Peak memory of two sides, beside the verdict on time: regressed, improved, unchanged or inconclusive."""
+
+    verdict: Verdict
+    fails: bool = False
+    """Whether `regressed` fails a check and `inconclusive` leaves it undecided; else advisory."""
+    reason: str | None = None
+    ratio: float | None = None
+    peak_bytes: int | None = None
+    reference_peak_bytes: int | None = None
+
+
+class FirstCallVerdict(Record):
+    """First-call times of two sides, beside the verdict on time: regressed, improved, unchanged or inconclusive."""
+
+    verdict: Verdict
+    fails: bool = False
+    """As for memory."""
+    reason: str | None = None
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    """`low` and `high` are one-sided bounds of 95 % each."""
+    first_call_s: float | None = None
+    """Median over launches, as `reference_first_call_s`."""
+    reference_first_call_s: float | None = None
+    launches: int = 0
+    reference_launches: int = 0
+
+
+class KernelChange(Record):
+    """The Triton kernels of two sides: a hint at the cause of a changed time."""
+
+    same: bool
+    """Same code, same configurations, launched as often."""
+    changes: tuple[str, ...] = ()
+    """What differs, one text per kernel."""
 
 
 class CaseVerdict(Record):
@@ -85,6 +134,8 @@ class CaseVerdict(Record):
     """One-sided, H0: ratio <= 1 + tau."""
     mde: float | None = None
     tau: float | None = None
+    design: Design | None = None
+    """None: no times were compared."""
     launches: int = 0
     reference_launches: int = 0
     time_s: float | None = None
@@ -94,6 +145,11 @@ class CaseVerdict(Record):
     error_ratio: float | None = None
     """exp(median over seeds of log(candidate error / reference error))."""
     quality_notes: tuple[str, ...] = ()
+    memory: MemoryVerdict | None = None
+    """None where neither side has a figure."""
+    first_call: FirstCallVerdict | None = None
+    kernels: KernelChange | None = None
+    """None where the kernels of a side are not known, or neither side launches one."""
 
 
 class Comparison(Record):
@@ -102,6 +158,8 @@ class Comparison(Record):
     candidate: str
     reference: str
     kind: Literal["baseline", "previous_run", "run", "paired"]
+    design: Design = "unpaired"
+    """Of the comparison; a case whose launches do not allow it has another one in its row."""
     manifest: str
     machine_class: str
     forced: bool = False

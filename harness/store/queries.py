@@ -25,6 +25,7 @@ from harness.records import (
     SourceIdentity,
 )
 from harness.store.database import execute
+from harness.store.rows import KERNELS
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -124,6 +125,7 @@ def _results(connection: DuckDBPyConnection, run_id: str) -> dict[int, list[Case
     for row in rows(connection, query, [run_id]):
         key = (row["launch"], row["case_id"])
         row["state_before"], row["state_after"] = _state(row["state_before"]), _state(row["state_after"])
+        row["kernels"] = None if row["kernels"] is None else KERNELS.validate_json(row["kernels"])
         found[row["launch"]].append(
             CaseResult(**row, samples_s=samples.get(key, ()), quality=tuple(quality.get(key, ())))
         )

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from pydantic import TypeAdapter
 
 from harness.errors import StoreError
 from harness.records import (
     CaseResult,
     CaseVerdict,
     Comparison,
+    LaunchedKernel,
     LaunchRecord,
     LaunchStarted,
     MachineIdentity,
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from harness.qualification import Qualification
 
 Row = dict[str, Any]
+
+KERNELS = TypeAdapter(tuple[LaunchedKernel, ...])
 
 
 def insert(connection: DuckDBPyConnection, table: str, rows: Sequence[Row]) -> None:
@@ -88,10 +92,11 @@ def process_row(started: LaunchStarted, position: int) -> Row:
 
 
 def outcome_row(result: CaseResult, case_key: int) -> Row:
-    hidden = {"event", "case_id", "samples_s", "quality", "state_before", "state_after"}
+    hidden = {"event", "case_id", "samples_s", "quality", "kernels", "state_before", "state_after"}
     return {
         "case_key": case_key,
         **result.model_dump(mode="json", exclude=hidden),
+        "kernels": None if result.kernels is None else KERNELS.dump_json(result.kernels).decode(),
         "state_before": _state_json(result.state_before),
         "state_after": _state_json(result.state_after),
     }

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
-from harness.records import CaseSummary, Outcome, PlannedCase, Quality, RunRecord, RunSummary
+from harness.launch_orders import measured_orders
+from harness.records import CaseSummary, LaunchedKernel, Outcome, PlannedCase, Quality, RunRecord, RunSummary
 from harness.store.database import execute
 from harness.store.queries import select_quality
+from harness.store.rows import KERNELS
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -23,8 +25,12 @@ _MEDIANS = """
 """
 
 _OUTCOMES = """
-    select case_id, launch, outcome, error, peak_bytes, first_call_s
+    select case_id, launch, outcome, error, peak_bytes, first_call_s, kernels
     from outcome join case_ using (case_key) where run_id = ? order by position, launch
+"""
+
+_PROCESSES = """
+    select launch, case_id, process_id from outcome join case_ using (case_key) where run_id = ? and launch >= 1
 """
 
 _SHARE = """
@@ -40,6 +46,8 @@ class _LaunchOutcome:
     error: str | None
     peak_bytes: int | None
     first_call_s: float | None
+    kernels: str | None
+    """As stored."""
 
 
 def summarize(connection: DuckDBPyConnection, run: RunRecord) -> RunSummary:
@@ -48,9 +56,16 @@ def summarize(connection: DuckDBPyConnection, run: RunRecord) -> RunSummary:
     for case_id, launch, value in execute(connection, _MEDIANS, [run.run_id]):
         medians[case_id][launch] = value
     outcomes: dict[str, list[_LaunchOutcome]] = defaultdict(list)
-    for case_id, launch, outcome, error, peak, first in execute(connection, _OUTCOMES, [run.run_id]):
+    for case_id, launch, outcome, error, peak, first, kernels in execute(connection, _OUTCOMES, [run.run_id]):
         outcomes[case_id].append(
-            _LaunchOutcome(launch=launch, outcome=Outcome(outcome), error=error, peak_bytes=peak, first_call_s=first)
+            _LaunchOutcome(
+                launch=launch,
+                outcome=Outcome(outcome),
+                error=error,
+                peak_bytes=peak,
+                first_call_s=first,
+                kernels=kernels,
+            )
         )
     quality: dict[str, tuple[Quality, ...]] = {}
     for (_, case_id), figures in select_quality(connection, run.run_id).items():
@@ -64,12 +79,20 @@ def summarize(connection: DuckDBPyConnection, run: RunRecord) -> RunSummary:
     return RunSummary(
         run=run,
         cases=cases,
+        launch_orders=_orders(connection, run),
         timed_share=_figure(connection, _SHARE, run.run_id),
         startup_s=_figure(connection, "select median(startup_s) from process where run_id = $run", run.run_id),
         launch_wall_s=_figure(
             connection, "select median(wall_s) from launch where run_id = $run and launch >= 1", run.run_id
         ),
     )
+
+
+def _orders(connection: DuckDBPyConnection, run: RunRecord) -> dict[int, str]:
+    measured: dict[int, dict[str, int]] = defaultdict(dict)
+    for launch, case_id, process_id in execute(connection, _PROCESSES, [run.run_id]):
+        measured[launch][case_id] = process_id
+    return measured_orders(run, measured)
 
 
 def _figure(connection: DuckDBPyConnection, query: str, run_id: str) -> float | None:
@@ -95,8 +118,18 @@ def _case(
         quality=quality,
         peak_bytes=max(peaks, default=None),
         first_call_s=median(first_calls) if first_calls else None,
+        first_calls_s=tuple(first_calls) if any(each.launch >= 1 for each in launches) else (),
+        kernels=_kernels(launches),
         throttled=any(each.outcome is Outcome.THROTTLED for each in launches),
     )
+
+
+def _kernels(launches: Sequence[_LaunchOutcome]) -> tuple[LaunchedKernel, ...] | None:
+    """Every kernel that a launch saw; where autotuning chose otherwise in another launch, both configurations."""
+    texts = dict.fromkeys(each.kernels for each in launches if each.kernels is not None)
+    if not texts:
+        return None
+    return tuple(dict.fromkeys(kernel for text in texts for kernel in KERNELS.validate_json(text)))
 
 
 def _merged(launches: Sequence[_LaunchOutcome]) -> tuple[Outcome, str | None]:

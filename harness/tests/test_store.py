@@ -19,8 +19,11 @@ from harness.records import (
     CaseResult,
     CaseVerdict,
     Comparison,
+    FirstCallRule,
+    LaunchedKernel,
     LaunchRecord,
     MachineIdentity,
+    MemoryRule,
     Mode,
     Outcome,
     PlannedCase,
@@ -75,7 +78,7 @@ def _full_case() -> PlannedCase:
     timing = TimingPolicy(samples=9, min_sample_s=1e-3, warmup_s=0.5, input_sets=2, cold=True)
     return PlannedCase(
         case=case, timing=timing, seeds=3, expect="nonfinite", timeout_s=7.5, target_error=1e-2, threshold=0.03,
-        gates=False, control=True,
+        gates=False, control=True, memory=MemoryRule(fails=True), first_call=FirstCallRule(minimum_s=1.0),
     )  # fmt: skip
 
 
@@ -110,6 +113,10 @@ def test_a_launch_comes_back_equal(store: Store) -> None:
         quality=(
             Quality(seed=0, relative_error=math.inf, residual=None, symmetry=0.0, orthogonality=1e-300, nonfinite=9),
             Quality(seed=3, relative_error=1.0, residual=2.0, symmetry=3.0, orthogonality=4.0, nonfinite=2**40),
+        ),
+        kernels=(
+            LaunchedKernel(name="iroot.kernels.a", code_hash="ab" * 32, hashed="binary", launches=4,
+                           configuration=(("BLOCK", 64), ("DTYPE", "bf16"), ("EARLY", True), ("alpha", 0.5))),
         ),
         injected_effect=0.031, timed_s=1.25, wall_s=2.5,
         state_before=make.make_state(),
@@ -176,6 +183,23 @@ def test_summary_holds_the_planted_medians(store: Store) -> None:
     assert summary.timed_share == pytest.approx(0.4)
     assert summary.startup_s == 4.5
     assert summary.launch_wall_s == 4.0
+
+
+def test_summary_holds_every_kernel_that_a_launch_saw(store: Store) -> None:
+    run = make.make_run(make.make_cases(2, controls=0), launches=3)
+    seen, unseen = run.cases
+    plain, wide = (
+        LaunchedKernel(name="m.product", code_hash="0" * 64, hashed="binary", configuration=(("BLOCK", n),), launches=2)
+        for n in (64, 128)
+    )
+    store.create_run(run)
+    for number, kernels in enumerate([(plain,), (plain,), (wide, plain)], 1):
+        result = make.make_result(seen, number).model_copy(update={"kernels": kernels})
+        store.ingest_launch(make.make_launch(run, number, results=[result]))
+    cases = store.summary(run.run_id).cases
+    assert cases[seen.case.case_id].kernels == (plain, wide)
+    assert cases[unseen.case.case_id].kernels is None
+    assert cases[seen.case.case_id].first_calls_s == (0.25, 0.5, 0.75)
 
 
 def test_median_is_taken_of_logarithms(store: Store) -> None:

@@ -137,6 +137,7 @@ def test_timed_launch_takes_the_samples_and_judges_nothing(timed_launch: Path) -
     assert good.timed_s == pytest.approx(good.calls_per_sample * sum(good.samples_s))
     assert good.timed_s < good.wall_s
     assert good.first_call_s is not None
+    assert good.kernels == ()
     assert good.quality == ()
 
 
