@@ -86,6 +86,25 @@ def _value(q: Step | Minimax, y: float) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Interval:
+    """[lower, upper], where a spectrum lies."""
+
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reach:
+    """A minimax polynomial, its scale (cushion) and stretch (safety), and its range of y^(1/p) q(y)."""
+
+    best: Minimax
+    stretch: float
+    scale: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Design:
     """What a schedule is made for.
 
@@ -177,35 +196,62 @@ def compose_steps(design: Design, *, steps: int) -> Schedule:
 def _compose(design: Design, max_steps: int, done: Callable[[Step, int], bool]) -> Schedule:
     if max_steps < 1:
         raise InvalidInputError(f"the number of steps must be >= 1, got {max_steps}")
-    lower, upper = design.lower, 1.0 + design.headroom
+    interval = first_interval(design)
     steps: list[Step] = []
     while True:
         degree = design.degrees[min(len(steps), len(design.degrees) - 1)]
-        plain = _step(replace(design, safety=1.0), degree, lower, upper)
+        plain = _step(replace(design, safety=1.0), degree, interval)
         if done(plain, len(steps) + 1) or len(steps) + 1 == max_steps:
             return Schedule(design=design, steps=(*steps, plain))
-        step = plain if design.safety == 1.0 else _step(design, degree, lower, upper)
+        step = plain if design.safety == 1.0 else _step(design, degree, interval)
         steps.append(step)
-        lower, upper = step.low**design.p, step.high**design.p
-        narrow = (1.0 - _NARROWEST) ** design.p
-        lower, upper = min(lower, narrow), max(upper, 1.0 / narrow)
+        interval = _image(design.p, step.low, step.high)
 
 
-def _step(design: Design, degree: int, lower: float, upper: float) -> Step:
-    """One minimax step for a spectrum in [lower, upper], with the design's cushion and safety."""
-    p, safety = design.p, design.safety
-    designed, stretch = max(lower, design.cushion * upper), safety**p
+def first_interval(design: Design) -> Interval:
+    """Where the spectrum of the first Y lies."""
+    return Interval(lower=design.lower, upper=1.0 + design.headroom)
+
+
+def next_interval(design: Design, degree: int, interval: Interval) -> Interval:
+    """Where the spectrum of Y lies after one more step of this degree, another one being to follow."""
+    reach = _reach(design, degree, interval)
+    return _image(design.p, reach.low, reach.high)
+
+
+def last_error(design: Design, degree: int, interval: Interval) -> float:
+    """The error of a last step of this degree, which is not deflated."""
+    reach = _reach(replace(design, safety=1.0), degree, interval)
+    return max(1.0 - reach.low, reach.high - 1.0)
+
+
+def _image(p: int, low: float, high: float) -> Interval:
+    narrow = (1.0 - _NARROWEST) ** p
+    return Interval(lower=min(low**p, narrow), upper=max(high**p, 1.0 / narrow))
+
+
+def _reach(design: Design, degree: int, interval: Interval) -> _Reach:
+    """The minimax polynomial for a spectrum in `interval`, with the design's cushion and safety."""
+    p, upper, stretch = design.p, interval.upper, design.safety**design.p
+    designed = max(interval.lower, design.cushion * upper)
     best = minimax(p, designed, upper, degree)
     # Up to `designed` y^(1/p) q(y) rises from 0, and there it is 1 - E: the value at `lower` is the smallest. It is
     # evaluated, since 1 - E has no digits left where E is near 1. Nowhere is it above 1 + E.
-    low = (lower / stretch) ** (1.0 / p) * _value(best, lower / stretch)
+    low = (interval.lower / stretch) ** (1.0 / p) * _value(best, interval.lower / stretch)
     high = 1.0 + best.error
-    scale = 2.0 / (low + high) if designed > lower else 1.0
-    coefficients = tuple(scale / safety * value for value in best.chebyshev)
+    scale = 2.0 / (low + high) if designed > interval.lower else 1.0
+    return _Reach(best=best, stretch=stretch, scale=scale, low=scale * low, high=scale * high)
+
+
+def _step(design: Design, degree: int, interval: Interval) -> Step:
+    """One minimax step for a spectrum in `interval`."""
+    reach = _reach(design, degree, interval)
+    lower, upper = reach.best.lower * reach.stretch, reach.best.upper * reach.stretch
+    coefficients = tuple(reach.scale / design.safety * value for value in reach.best.chebyshev)
     return Step(
-        p=p, degree=degree, lower=designed * stretch, upper=upper * stretch, chebyshev=coefficients,
-        monomial=_monomial(coefficients, designed * stretch, upper * stretch),
-        true_lower=lower, true_upper=upper, low=scale * low, high=scale * high,
+        p=design.p, degree=degree, lower=lower, upper=upper, chebyshev=coefficients,
+        monomial=_monomial(coefficients, lower, upper),
+        true_lower=interval.lower, true_upper=interval.upper, low=reach.low, high=reach.high,
         factored=factor(coefficients) if degree == 8 else None,
     )  # fmt: skip
 
