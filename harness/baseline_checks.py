@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from harness import stats
 from harness.baseline_files import BaselineCase, BaselineContent
 from harness.baseline_merge import run_spread
+from harness.launch_blocks import MIN_BLOCKS
 from harness.records import CaseSummary, Outcome, PlannedCase, RunStatus, RunSummary, SourceIdentity
 
 SHOWN = 5
@@ -83,7 +84,7 @@ def _case_problems(summary: RunSummary) -> Iterator[str]:
 
 
 def _unresolved(runs: Sequence[RunSummary]) -> list[str]:
-    """Gating cases in which the newest run, compared with all runs merged, could not come out `unchanged`.
+    """Gating cases in which a further run like these, compared with all of them merged, could not be `unchanged`.
 
     Its MDE, by the test that a comparison uses, must not exceed the planned threshold. Advisory cases and controls are
     exempt: no verdict rests on them, and eager launches spread by 15 % (one H100, 2026-11).
@@ -94,13 +95,26 @@ def _unresolved(runs: Sequence[RunSummary]) -> list[str]:
         planned = case.planned
         if case.outcome is not Outcome.OK or planned.control or not planned.gates:
             continue
-        every = [median_s for each in runs for median_s in each.cases[case_id].launch_medians_s.values()]
-        mde = math.expm1(stats.unpaired(list(case.launch_medians_s.values()), every).mde)
+        mde = math.expm1(_further_run(case_id, runs, newest).mde)
         if math.isnan(mde):
             found.append(f"{case_id} ({len(case.launch_medians_s)} launches, at least {stats.MIN_LAUNCHES} are needed)")
         elif mde > planned.threshold:
             found.append(f"{case_id} (MDE {100 * mde:.1f} % > {100 * planned.threshold:.1f} %)")
     return found
+
+
+def _further_run(case_id: str, runs: Sequence[RunSummary], newest: RunSummary) -> stats.Estimate:
+    """Blocked where every run went through its launches in the same orders; else as the newest run, unpaired."""
+    medians = [{each.launch_orders.get(n): s for n, s in _times(each, case_id).items()} for each in runs]
+    common = [order for order in medians[0] if order is not None and all(order in each for each in medians)]
+    if len(runs) >= 2 and len(common) >= MIN_BLOCKS:
+        return stats.further_run([[each[order] for each in medians] for order in common])
+    every = [median_s for each in runs for median_s in _times(each, case_id).values()]
+    return stats.unpaired(list(_times(newest, case_id).values()), every)
+
+
+def _times(summary: RunSummary, case_id: str) -> dict[int, float]:
+    return summary.cases[case_id].launch_medians_s
 
 
 def _because(case: CaseSummary) -> str:
@@ -164,6 +178,8 @@ def _unknown_names(content: BaselineContent) -> Iterator[str]:
         yield "metadata.json names no run"
     elif not content.metadata.base_runs or listed[: len(content.metadata.base_runs)] != content.metadata.base_runs:
         yield "metadata.json must list the runs of the whole promotion first"
+    for run_id in sorted(set(content.metadata.launch_orders) - set(listed)):
+        yield f"metadata.json states the launch orders of {run_id}, which it does not list"
 
 
 def _case(case: BaselineCase, content: BaselineContent) -> Iterator[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from harness.checksums import check_sums, with_sums
 from harness.errors import BaselineError
@@ -93,6 +93,9 @@ class BaselineMetadata(Record):
     runs: tuple[RunRecord, ...]
     """Those of the whole promotion in order of their ids, oldest first, then those of amendments likewise."""
     cases: tuple[BaselineCase, ...]
+    launch_orders: dict[str, dict[int, str]] = Field(default_factory=dict)
+    """Run id -> launch -> fingerprint of its order, which also the cases left out had a part in; see
+    `harness.launch_orders`. Absent from a baseline promoted before 2026-11-22, and in the file where it is empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +161,8 @@ def _parquet(table: pa.Table) -> bytes:
 
 def _json(metadata: BaselineMetadata) -> bytes:
     """JSON with one line per run and per case, so that a diff of two promotions reads case by case."""
-    head = json.loads(metadata.model_dump_json(exclude={"runs", "cases"}))
+    unknown = set() if metadata.launch_orders else {"launch_orders"}
+    head = json.loads(metadata.model_dump_json(exclude={"runs", "cases", *unknown}))
     lines = [f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}," for key, value in head.items()]
     runs = ",\n".join(f"  {run.model_dump_json()}" for run in metadata.runs)
     cases = ",\n".join(f"  {case.model_dump_json()}" for case in metadata.cases)

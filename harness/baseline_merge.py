@@ -30,6 +30,7 @@ def content_of(runs: Sequence[RunSummary], *, reason: str, revision: str, today:
         launch_wall_s=_median([each.launch_wall_s for each in runs]),
         base_runs=tuple(each.run.run_id for each in runs),
         runs=tuple(each.run.model_copy(update={"cases": ()}) for each in runs),
+        launch_orders={each.run.run_id: each.launch_orders for each in runs if each.launch_orders},
         cases=tuple(_case(each, runs, medians[case_id]) for case_id, each in planned.items()),
     )
     return BaselineContent(
@@ -70,10 +71,13 @@ def amended(existing: BaselineContent, cells: BaselineContent, *, filter: str) -
         filter=filter,
         runs=cells.metadata.base_runs,
     )
+    kept = (*before.base_runs, *later)
+    orders = {**before.launch_orders, **cells.metadata.launch_orders}
     metadata = before.model_copy(
         update={
             "amendments": (*before.amendments, amendment),
-            "runs": tuple(known[run_id] for run_id in (*before.base_runs, *later)),
+            "runs": tuple(known[run_id] for run_id in kept),
+            "launch_orders": {run_id: orders[run_id] for run_id in kept if run_id in orders},
             "cases": tuple(cases),
         }
     )
@@ -155,6 +159,11 @@ def summary_of(content: BaselineContent) -> RunSummary:
         run=run,
         cases=cases,
         runs_merged=tuple(each.run_id for each in metadata.runs),
+        launch_orders={
+            offset[run_id] + launch: order
+            for run_id, orders in metadata.launch_orders.items()
+            for launch, order in orders.items()
+        },
         timed_share=metadata.timed_share,
         startup_s=metadata.startup_s,
         launch_wall_s=metadata.launch_wall_s,

@@ -10,27 +10,31 @@ Order of the rules for a case present on both sides:
    accurate is `regressed`; otherwise whichever of the two moved. An undecided time is never hidden by better accuracy,
    and quality that the candidate did not measure is never passed over.
 
+Peak memory and first-call time have verdicts of their own beside this one (`resource_verdict`), and the kernels of the
+two sides are compared (`kernel_change`).
+
 A row's `gates` says whether its verdict may fail a check. Only time can be advisory: a case that broke, is missing or
 lost accuracy fails the check in eager mode too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from harness.errors import ExitCode, UnlikeMachinesError
+from harness.estimates import CasePair, Launches
+from harness.kernel_change import kernel_change
+from harness.launch_blocks import MIN_BLOCKS, blocks_between
 from harness.qualification import Qualification
 from harness.quality import Accuracy, QualityVerdict, compare_quality
-from harness.records import CaseSummary, CaseVerdict, Comparison, Outcome, RunStatus, RunSummary, Verdict
-from harness.time_verdict import CasePair, TimeRules, TimeVerdict, control_shift, percent, time_verdicts
+from harness.records import CaseSummary, CaseVerdict, Comparison, Design, Outcome, RunStatus, RunSummary, Verdict
+from harness.resource_verdict import first_call_verdict, memory_verdict, resources_of
+from harness.time_verdict import TimeRules, TimeVerdict, control_shift, percent, time_verdicts
 
 FAILING = frozenset({Verdict.REGRESSED, Verdict.BROKEN, Verdict.LESS_ACCURATE, Verdict.TRADE, Verdict.MISSING})
 """Verdicts that fail a check where the row gates."""
-
-MEMORY_NOTE_SHARE = 0.05
-MEMORY_NOTE_BYTES = 2**20
-"""A change of peak memory is noted beyond both: the caching allocator rounds to 512 bytes and 2 MiB blocks."""
 
 _SOUND = (Outcome.OK, Outcome.THROTTLED)
 """Outcomes that say nothing against the code."""
@@ -58,8 +62,9 @@ def compare(
     Args:
         candidate: the run to judge.
         reference: what it is judged by.
-        kind: `paired` for launches that were interleaved (equal numbers are pairs); the others are unpaired, with tau
-            widened by the spread between runs and ratios corrected by the control kernels.
+        kind: `paired` for launches that were interleaved (equal numbers are pairs); the others are blocked by the order
+            of the launches, or unpaired, with tau widened by the spread between runs and ratios corrected by the
+            control kernels.
         force: compare unlike machines; the comparison is marked.
         qualification: of the candidate's machine; tau is then at least the 99th percentile of a case's A/A mean.
 
@@ -74,10 +79,12 @@ def compare(
             "difference between machines"
         )
     rules = replace(_rules(candidate, reference, kind), noise=qualification.noise() if qualification else {})
+    verdicts = _rows(candidate, reference, rules)
     return Comparison(
         candidate=candidate.run.run_id,
         reference=reference.run.run_id,
         kind=kind,
+        design=_design(verdicts, rules),
         manifest=candidate.run.manifest,
         machine_class=candidate.run.machine.machine_class,
         forced=bool(hardware),
@@ -87,14 +94,18 @@ def compare(
         control_ratios=rules.shift.ratios if rules.shift else {},
         control_correction=rules.shift.ratio if rules.shift else 1.0,
         qualification=qualification.qualification_id if qualification else None,
-        notes=(*_notes(rules), *_qualification_notes(candidate, qualification)),
-        verdicts=_rows(candidate, reference, rules),
+        notes=(*_notes(rules), *_design_notes(verdicts, rules), *_qualification_notes(candidate, qualification)),
+        verdicts=verdicts,
     )
 
 
 def exit_code_for(comparison: Comparison) -> ExitCode:
-    """FAILED_CHECK if a gating case got worse or is missing; UNDECIDED if one is inconclusive, or there is none; OK."""
+    """FAILED_CHECK if a gating case got worse or is missing; UNDECIDED if one is inconclusive, or there is none; OK.
+
+    Peak memory and first calls count likewise where their rules say that they fail.
+    """
     gating = {row.verdict for row in comparison.verdicts if row.gates}
+    gating |= {each.verdict for row in comparison.verdicts for each in resources_of(row) if each.fails}
     if gating & FAILING:
         return ExitCode.FAILED_CHECK
     if Verdict.INCONCLUSIVE in gating or not comparison.verdicts:
@@ -109,13 +120,22 @@ def surely_not_slower(row: CaseVerdict) -> bool:
 
 def _rules(candidate: RunSummary, reference: RunSummary, kind: str) -> TimeRules:
     if kind == "paired":
-        return TimeRules(design="paired")
+        return TimeRules(launches=Launches(design="paired"))
+    blocks = blocks_between(candidate, reference)
+    launches = Launches(design="unpaired" if blocks.why_not else "blocked", blocks=blocks)
     return TimeRules(
-        design="unpaired",
-        runs=max(1, len(reference.runs_merged)),
+        launches=launches,
+        runs=blocks.runs,
         another_unit=_another_unit(candidate, reference),
-        shift=control_shift(candidate, reference),
+        shift=control_shift(candidate, reference, launches),
     )
+
+
+def _design(verdicts: Sequence[CaseVerdict], rules: TimeRules) -> Design:
+    """`blocked` if it is for at least one case."""
+    if rules.launches.design == "blocked" and not any(row.design == "blocked" for row in verdicts):
+        return "unpaired"
+    return rules.launches.design
 
 
 def _another_unit(candidate: RunSummary, reference: RunSummary) -> bool:
@@ -156,6 +176,7 @@ def _both(case_id: str, pair: CasePair, time: TimeVerdict | None) -> CaseVerdict
         verdict=ruling.verdict,
         gates=ruling.gates,
         reason=ruling.reason,
+        design=time.design,
         ratio=time.ratio,
         low=time.low,
         high=time.high,
@@ -168,7 +189,10 @@ def _both(case_id: str, pair: CasePair, time: TimeVerdict | None) -> CaseVerdict
         reference_time_s=time.reference_time_s,
         raw_ratio=time.raw_ratio,
         error_ratio=quality.error_ratio,
-        quality_notes=quality.notes + _memory_notes(pair),
+        quality_notes=quality.notes,
+        memory=memory_verdict(pair.candidate, pair.reference),
+        first_call=first_call_verdict(pair.candidate, pair.reference),
+        kernels=kernel_change(pair.candidate, pair.reference),
     )
 
 
@@ -257,17 +281,6 @@ def _failure(summary: CaseSummary) -> str:
     return f"{summary.outcome}: {summary.error}" if summary.error else str(summary.outcome)
 
 
-def _memory_notes(pair: CasePair) -> tuple[str, ...]:
-    mine, theirs = pair.candidate.peak_bytes, pair.reference.peak_bytes
-    if mine is None or theirs is None:
-        return ()
-    change = mine - theirs
-    if abs(change) <= MEMORY_NOTE_BYTES or abs(change) <= MEMORY_NOTE_SHARE * theirs:
-        return ()
-    share = f" ({change / theirs:+.0%})" if theirs else ""
-    return (f"peak memory {theirs / 2**20:.1f} → {mine / 2**20:.1f} MiB{share}",)
-
-
 def _qualification_notes(candidate: RunSummary, qualification: Qualification | None) -> tuple[str, ...]:
     if qualification is None:
         return ()
@@ -282,7 +295,7 @@ def _qualification_notes(candidate: RunSummary, qualification: Qualification | N
 
 def _notes(rules: TimeRules) -> tuple[str, ...]:
     """How the times were judged, for people."""
-    if rules.design == "paired":
+    if rules.launches.design == "paired":
         return ("paired by launch number: nothing corrected, tau as planned",)
     notes = []
     if rules.runs == 1:
@@ -300,3 +313,18 @@ def _notes(rules: TimeRules) -> tuple[str, ...]:
     else:
         notes.append("no control kernel was timed on both sides: a change of the machine is not corrected")
     return tuple(notes)
+
+
+def _design_notes(verdicts: Sequence[CaseVerdict], rules: TimeRules) -> tuple[str, ...]:
+    """Which launches were compared with which, where the sides did not alternate."""
+    launches = rules.launches
+    if launches.design == "paired":
+        return ()
+    if launches.blocks.why_not is not None:
+        return (f"unpaired, launches of either side count as independent: {launches.blocks.why_not}",)
+    timed = [row for row in verdicts if row.design is not None]
+    short = sum(row.design == "unpaired" for row in timed)
+    rest = (
+        f"; {short} of {len(timed)} cases have fewer than {MIN_BLOCKS} such launches and are unpaired" if short else ""
+    )
+    return (f"blocked: launches that measured in the same order are compared with each other{rest}",)

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 from harness import environment
 from harness.arms import Arm, current_arm
 from harness.errors import UsageError
+from harness.launch_orders import launch_order
 from harness.launcher import Launcher, LaunchRequest, Observer, read_launch, shard_path
 from harness.paths import project_root, run_folder
 from harness.records import LaunchRecord, Outcome, PlannedCase, RunRecord, RunStatus, SourceIdentity
 from harness.run_lock import measuring
 from harness.store import Store
-from harness.sweep import launch_order
 
 if TYPE_CHECKING:
     from harness.manifest import Manifest

@@ -12,7 +12,7 @@ Fewer than `MIN_LAUNCHES` launches on a side give an estimate without standard e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -160,6 +160,49 @@ def unpaired(candidate_s: npt.ArrayLike, reference_s: npt.ArrayLike, *, confiden
         n=n,
         n_ref=n_ref,
         confidence=confidence,
+    )
+
+
+def blocked(candidate_s: npt.ArrayLike, reference_s: npt.ArrayLike, *, confidence: float = 0.95) -> Estimate:
+    """Estimate from launches of one order each on both sides: paired, d_k = log B_k - mean_r log A_kr.
+
+    What launch k does to all runs alike leaves with the difference. An offset of a whole run stays in every d_k: `se`
+    does not hold it, whoever decides must (`prediction_margin`).
+
+    Args:
+        candidate_s: (..., L) launch medians in seconds, NaN where absent.
+        reference_s: (..., L, R) of the R runs of the reference in the same launch; all NaN where the launch is absent.
+        confidence: of the two-sided interval.
+    """
+    reference = np.asarray(reference_s, dtype=np.float64)
+    estimate = paired(candidate_s, geometric_mean(reference), confidence=confidence)
+    both = np.isfinite(np.asarray(candidate_s, dtype=np.float64))[..., None] & np.isfinite(reference)
+    return replace(estimate, n_ref=np.asarray(both.sum(axis=(-2, -1))))
+
+
+def further_run(runs_s: npt.ArrayLike) -> Estimate:
+    """What `blocked` would say of one more run like these, compared with them: log ratio 0, and its standard error.
+
+    se^2 = s^2 (1 + 1/R) / L, where s^2 is what launch k and run r leave of log A_kr, on (L - 1)(R - 1) degrees of
+    freedom; df are those of the test, L - 1.
+
+    Args:
+        runs_s: (..., L, R) launch medians in seconds of R >= 2 runs, none absent.
+    """
+    logs = _log(runs_s)
+    launches, runs = logs.shape[-2:]
+    if runs < 2 or launches < MIN_LAUNCHES:
+        raise ValueError(f"needs at least 2 runs of {MIN_LAUNCHES} launches, got {runs} of {launches}")
+    centred = logs - logs.mean(axis=-1, keepdims=True)
+    rest = centred - centred.mean(axis=-2, keepdims=True)
+    variance = np.asarray((rest**2).sum(axis=(-2, -1)) / ((launches - 1) * (runs - 1)))
+    shape = np.ones_like(variance)
+    return Estimate(
+        log_ratio=0.0 * shape,
+        se=np.sqrt(variance * (1 + 1 / runs) / launches),
+        df=(launches - 1) * shape,
+        n=np.full(shape.shape, launches),
+        n_ref=np.full(shape.shape, launches * runs),
     )
 
 

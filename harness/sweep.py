@@ -1,8 +1,7 @@
-"""Manifest x registry -> cases, in the order declared, and the random order of a launch."""
+"""Manifest x registry -> cases, in the order declared."""
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -105,13 +104,6 @@ def _command_line_filter(text: str | None) -> CaseFilter | None:
         return parse_filter(text)
     except UsageError as error:
         raise UsageError(f"--filter: {error}") from None
-
-
-def launch_order(cases: Sequence[PlannedCase], *, seed: int, launch: int) -> tuple[PlannedCase, ...]:
-    """The cases in the random order of one launch: a function of the seed, the launch and the set of cases alone."""
-    order = sorted(cases, key=lambda planned: planned.case.case_id)
-    random.Random(f"{seed}/{launch}").shuffle(order)
-    return tuple(order)
 
 
 def _sweep_cases(

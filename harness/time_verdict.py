@@ -1,7 +1,10 @@
 """Launch medians of two sides -> time verdict per case, with the control-kernel correction and the widened tau.
 
-Two designs. `paired`: launches of equal number were neighbours in an interleaved measurement; the machine's state
-cancels in the pairs, so nothing is corrected or widened. `unpaired`: the reference is another run or a baseline.
+Three designs. `paired`: launches of equal number were neighbours in an interleaved measurement; the machine's state
+cancels in the pairs, so nothing is corrected or widened. Otherwise the reference is another run or a baseline:
+`blocked` where launches of both went through their cases in the same order, compared launch by launch; else `unpaired`.
+Blocks take out what the order does to a case, and nothing that is common to all launches of a run: whatever is said
+below of unpaired times holds for blocked ones.
 
 Unpaired times carry the machine's own change since the reference (clocks, power, temperature, another unit). Control
 kernels, code that the project does not own, are measured in every launch of both sides: their weighted mean log ratio
@@ -21,16 +24,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from harness import stats
+from harness.estimates import CasePair, Launches, estimates
 from harness.qualification import CaseNoise
-from harness.records import CaseSummary, Mode, Outcome, RunSummary, Verdict
-
-Design = Literal["paired", "unpaired"]
+from harness.records import CaseSummary, Design, Mode, Outcome, RunSummary, Verdict
 
 RUN_SPREAD = 0.006
 """Between-process spread of log time taken where a reference holds no spread of its own (a single run): the upper end
@@ -43,19 +45,6 @@ code gave ratios of 0.64 to 1.0 for an eager polar factor of 1024 x 1024 (H100, 
 UNIT_MARGIN = 0.02
 """Widening against another unit of the same model: units of one H100 model differ by -1 to +3 % on GPU-bound kernels,
 2 % to either side once the common part is corrected (two units, 2026-11)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CasePair:
-    """One case that was timed on both sides."""
-
-    candidate: CaseSummary
-    reference: CaseSummary
-
-    @property
-    def gates(self) -> bool:
-        """Whether its time verdict may fail a check. A control's may not: its code is not the project's."""
-        return self.candidate.planned.gates and not self.candidate.planned.control
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,14 +74,14 @@ class TimeRules:
     """How the times of one comparison are judged.
 
     Attributes:
-        design: see the module.
+        launches: how those of the two sides belong together.
         runs: runs behind the reference, 1 if it is a single run.
         another_unit: the two sides were measured on different units of one model.
         shift: control correction, or None where there is none.
         noise: what the machine's qualification says of the cases; empty: unqualified.
     """
 
-    design: Design
+    launches: Launches
     runs: int = 1
     another_unit: bool = False
     shift: ControlShift | None = None
@@ -112,7 +101,7 @@ class TimeRules:
         percentile of the case's A/A mean.
         """
         threshold = max(pair.candidate.planned.threshold, self._null_percentile(pair))
-        if self.design == "paired":
+        if self.launches.design == "paired":
             return threshold
         machine = UNIT_MARGIN if self.another_unit else 0.0
         if self.shift is not None and self.corrects(pair):
@@ -123,8 +112,7 @@ class TimeRules:
 
     def _null_percentile(self, pair: CasePair) -> float:
         known = self.noise.get(pair.candidate.planned.case.case_id)
-        ours, others = pair.candidate.launch_medians_s.keys(), pair.reference.launch_medians_s.keys()
-        launches = len(ours & others) if self.design == "paired" else min(len(ours), len(others))
+        launches = self.launches.common(pair)
         return known.null_percentile(launches) if known and launches else 0.0
 
     def run_margin(self, spread: float | None, runs: int | None = None) -> float:
@@ -141,6 +129,7 @@ class TimeVerdict:
 
     verdict: Verdict
     reason: str | None = None
+    design: Design | None = None
     ratio: float | None = None
     low: float | None = None
     high: float | None = None
@@ -154,7 +143,7 @@ class TimeVerdict:
     raw_ratio: float | None = None
 
 
-def control_shift(candidate: RunSummary, reference: RunSummary) -> ControlShift | None:
+def control_shift(candidate: RunSummary, reference: RunSummary, launches: Launches) -> ControlShift | None:
     """The machine's own change, or None without a control that both sides timed in at least 3 launches.
 
     Controls replayed as graphs stand for the GPU; where there is none (a CPU), those of the mode with most of them do.
@@ -171,8 +160,7 @@ def control_shift(candidate: RunSummary, reference: RunSummary) -> ControlShift 
     modes = [pair.candidate.planned.case.mode for pair in pairs.values()]
     mode = Mode.GRAPH if Mode.GRAPH in modes else max(sorted(set(modes)), key=modes.count)
     chosen = {case_id: pair for case_id, pair in pairs.items() if pair.candidate.planned.case.mode is mode}
-    sides = _Sides.of(list(chosen.values()), "unpaired")
-    estimate = stats.unpaired(sides.candidate, sides.reference)
+    estimate = estimates(list(chosen.values()), launches).estimate
     ratios = np.exp(estimate.log_ratio).tolist()
     return ControlShift(
         ratios=dict(zip(chosen, ratios, strict=True)),
@@ -189,33 +177,14 @@ def time_verdicts(pairs: Sequence[CasePair], rules: TimeRules) -> list[TimeVerdi
     """
     if not pairs:
         return []
-    return [_verdict(figures, rules.design) for figures in _figures(pairs, rules)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Sides:
-    """Launch medians, (cases, launches) in seconds, NaN where absent; for pairs, the same launch in the same column."""
-
-    candidate: stats.Floats
-    reference: stats.Floats
-
-    @classmethod
-    def of(cls, pairs: Sequence[CasePair], design: Design) -> _Sides:
-        mine = [pair.candidate.launch_medians_s for pair in pairs]
-        theirs = [pair.reference.launch_medians_s for pair in pairs]
-        if design == "unpaired":
-            return cls(candidate=_padded(mine), reference=_padded(theirs))
-        common = [sorted(ours.keys() & others.keys()) for ours, others in zip(mine, theirs, strict=True)]
-        return cls(
-            candidate=_padded([{n: ours[n] for n in kept} for ours, kept in zip(mine, common, strict=True)]),
-            reference=_padded([{n: others[n] for n in kept} for others, kept in zip(theirs, common, strict=True)]),
-        )
+    return [_verdict(figures) for figures in _figures(pairs, rules)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Figures:
     """The numbers of one case. `alone`: p before Holm's adjustment over `family` cases. log_*: log scale."""
 
+    design: Design
     log_ratio: float
     log_low: float
     log_high: float
@@ -234,9 +203,8 @@ class _Figures:
 
 
 def _figures(pairs: Sequence[CasePair], rules: TimeRules) -> list[_Figures]:
-    sides = _Sides.of(pairs, rules.design)
-    estimator = stats.paired if rules.design == "paired" else stats.unpaired
-    raw = estimator(sides.candidate, sides.reference)
+    found = estimates(pairs, rules.launches)
+    raw = found.estimate
     estimate = _corrected(raw, pairs, rules)
     tau = np.array([rules.tau(pair) for pair in pairs])
     gates = np.array([pair.gates for pair in pairs])
@@ -254,12 +222,15 @@ def _figures(pairs: Sequence[CasePair], rules: TimeRules) -> list[_Figures]:
         "family": np.where(gates, gates.sum(), (~gates).sum()),
         "n": estimate.n,
         "n_ref": estimate.n_ref,
-        "time_s": stats.geometric_mean(sides.candidate),
-        "reference_time_s": stats.geometric_mean(sides.reference),
+        "time_s": found.time_s,
+        "reference_time_s": found.reference_time_s,
         "tau": tau,
     }
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-    return [_Figures(**dict(zip(columns, row, strict=True))) for row in rows]
+    return [
+        _Figures(design=design, **dict(zip(columns, row, strict=True)))
+        for design, row in zip(found.designs, rows, strict=True)
+    ]
 
 
 def _corrected(raw: stats.Estimate, pairs: Sequence[CasePair], rules: TimeRules) -> stats.Estimate:
@@ -282,7 +253,7 @@ def _holm_by_family(p: stats.Floats, gates: stats.Flags) -> stats.Floats:
     return np.where(gates, gating, advisory)
 
 
-def _verdict(figures: _Figures, design: Design) -> TimeVerdict:
+def _verdict(figures: _Figures) -> TimeVerdict:
     verdict, reason = Verdict.INCONCLUSIVE, None
     if figures.slower < stats.ALPHA:
         verdict = Verdict.REGRESSED
@@ -291,10 +262,11 @@ def _verdict(figures: _Figures, design: Design) -> TimeVerdict:
     elif figures.unchanged:
         verdict = Verdict.UNCHANGED
     else:
-        reason = _why_undecided(figures, design)
+        reason = _why_undecided(figures)
     return TimeVerdict(
         verdict=verdict,
         reason=reason,
+        design=figures.design,
         ratio=_known(math.exp(figures.log_ratio)),
         low=_known(math.exp(figures.log_low)),
         high=_known(math.exp(figures.log_high)),
@@ -309,12 +281,12 @@ def _verdict(figures: _Figures, design: Design) -> TimeVerdict:
     )
 
 
-def _why_undecided(figures: _Figures, design: Design) -> str:
+def _why_undecided(figures: _Figures) -> str:
     fewest = min(figures.n, figures.n_ref)
     if fewest < stats.MIN_LAUNCHES:
         unit = "launch" if fewest == 1 else "launches"
-        what = f"{'pair' if fewest == 1 else 'pairs'} of launches" if design == "paired" else unit
-        side = "" if design == "paired" or figures.n == figures.n_ref else _fewer_side(figures)
+        what = f"{'pair' if fewest == 1 else 'pairs'} of launches" if figures.design == "paired" else unit
+        side = "" if figures.design == "paired" or figures.n == figures.n_ref else _fewer_side(figures)
         return f"{fewest} {what}{side}; at least {stats.MIN_LAUNCHES} are needed"
     if figures.alone < stats.ALPHA:
         adjusted = min(figures.slower, figures.faster)
@@ -334,13 +306,6 @@ def _fewer_side(figures: _Figures) -> str:
 
 def _launches(summary: CaseSummary) -> int:
     return len(summary.launch_medians_s) if summary.outcome is Outcome.OK else 0
-
-
-def _padded(launches: Sequence[dict[int, float]]) -> stats.Floats:
-    """One row per case, its launches in the order of their numbers, filled up with NaN."""
-    width = max((len(each) for each in launches), default=0)
-    rows = [[each[n] for n in sorted(each)] + [math.nan] * (width - len(each)) for each in launches]
-    return np.array(rows, dtype=np.float64).reshape(len(launches), width)
 
 
 def _known(value: float) -> float | None:

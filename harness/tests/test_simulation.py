@@ -15,6 +15,7 @@ import pytest
 
 from harness import stats
 from harness.compare import compare
+from harness.estimates import Launches
 from harness.records import RunSummary, Verdict
 from harness.tests.factories import make_case, make_planned, make_run, make_summary
 from harness.time_verdict import RUN_SPREAD, TimeRules
@@ -154,7 +155,7 @@ class TestUnpaired:
     def test_single_runs_raise_no_false_alarm(self, between: float) -> None:
         generator = np.random.default_rng(5)
         sides = launches(generator, shape=(500, CASES, 2), between=between, within=0.005)
-        tau = TAU + TimeRules(design="unpaired").run_margin(None)
+        tau = TAU + TimeRules(launches=Launches(design="unpaired")).run_margin(None)
         estimate = stats.unpaired(np.exp(sides[..., 0, :]), np.exp(sides[..., 1, :]))
         false = (stats.holm(stats.p_slower(estimate, tau)) < stats.ALPHA).any(axis=-1)
         assert at_most(int(false.sum()), 500) < 0.01
@@ -164,7 +165,7 @@ class TestUnpaired:
         generator = np.random.default_rng(6)
         sides = launches(generator, shape=(20_000, 2), between=between, within=0.0025)
         estimate = stats.unpaired(np.exp(sides[:, 0] + math.log1p(TAU)), np.exp(sides[:, 1]))
-        tau = TAU + TimeRules(design="unpaired").run_margin(None)
+        tau = TAU + TimeRules(launches=Launches(design="unpaired")).run_margin(None)
         assert (stats.p_slower(estimate, tau) < stats.ALPHA).mean() <= 0.05
 
     def test_the_baseline_margin_holds_at_the_threshold(self, between: float) -> None:

@@ -7,7 +7,7 @@ import pytest
 from harness.errors import UsageError
 from harness.manifest import DeviceKind, Manifest, parse_manifest
 from harness.records import Mode, PlannedCase, TimingPolicy
-from harness.sweep import expand, launch_order, plan
+from harness.sweep import expand, plan
 from iroot.precision import PRECISIONS
 from iroot.registry import get_method, methods
 
@@ -249,12 +249,3 @@ def test_refuses(text: str, message: str) -> None:
 )
 def test_refuses_filters(filter: str, message: str) -> None:
     assert refusal(POLAR, filter=filter) == message
-
-
-def test_launches_have_their_own_reproducible_orders() -> None:
-    cases = plan(read(ROOTS), device_kind="cpu")
-    first, second = (launch_order(cases, seed=3, launch=launch) for launch in (1, 2))
-    assert first != second
-    assert sorted(c.case.case_id for c in first) == sorted(c.case.case_id for c in second)
-    assert launch_order(tuple(reversed(cases)), seed=3, launch=1) == first
-    assert launch_order(cases, seed=4, launch=1) != first
