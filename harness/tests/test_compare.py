@@ -57,11 +57,6 @@ class TestQualityBesideTime:
         row = judge(Side(time=0.9, changes={"quality": ()}), Side(changes={"quality": ()}))
         assert (row.verdict, row.error_ratio) == (Verdict.IMPROVED, None)
 
-    def test_peak_memory_is_noted(self) -> None:
-        row = judge(Side(changes={"peak_bytes": 80 * 2**20}), Side())
-        assert row.quality_notes == ("peak memory 64.0 → 80.0 MiB (+25%)",)
-        assert judge(Side(changes={"peak_bytes": 66 * 2**20}), Side()).quality_notes == ()
-
 
 class TestOutcomes:
     @pytest.mark.parametrize(
