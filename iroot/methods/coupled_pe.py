@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from iroot.methods import _coupled, _spd
 from iroot.methods._constant import host_constant
 from iroot.ops import Ops
 from iroot.options import ScheduleOptions
+from iroot.plans import Costs, cheapest_schedule, coupled_costs
 from iroot.precision import FLOATING
 from iroot.registry import MethodSpec, Operands, Workload, register
 from iroot.scaling import get_scaling
@@ -40,16 +43,29 @@ def begin(operands: Operands, ops: Ops, options: ScheduleOptions) -> _coupled.It
     )  # fmt: skip
 
 
-def find_schedule(interval: _spd.Interval, p: int, precision: str, options: ScheduleOptions) -> Schedule:
-    """The schedule for a spectrum in `interval`."""
-    return _schedule(p, interval.lower, interval.headroom, precision, options)
+def find_schedule(
+    interval: _spd.Interval, p: int, precision: str, options: ScheduleOptions, *, updates: tuple[float, ...] = ()
+) -> Schedule:
+    """The schedule for a spectrum in `interval`.
+
+    Args:
+        updates: products beside the polynomials, as in `iroot.plans.Costs`; default: of the coupled iteration.
+    """
+    return _schedule(p, interval.lower, interval.headroom, precision, options, updates)
 
 
 @host_constant
-def _schedule(p: int, lower: float, headroom: float, precision: str, options: ScheduleOptions) -> Schedule:
+def _schedule(
+    p: int, lower: float, headroom: float, precision: str, options: ScheduleOptions, updates: tuple[float, ...]
+) -> Schedule:
     # Numbers, not records, as arguments: torch.compile takes the result for a constant of them.
-    design = Design(p=p, lower=lower, headroom=headroom, degrees=options.degrees, safety=options.safety)
-    return schedule_for(design, target=_spd.target(options.target, precision), min_cushion=options.min_cushion)
+    design = Design(p=p, lower=lower, headroom=headroom, safety=options.safety)
+    target = _spd.target(options.target, precision)
+    if options.degrees == "cheapest":
+        costs = Costs(updates=updates) if updates else coupled_costs(p)
+        return cheapest_schedule(design, target=target, costs=costs, min_cushion=options.min_cushion)
+    design = replace(design, degrees=options.degrees)
+    return schedule_for(design, target=target, min_cushion=options.min_cushion)
 
 
 def planned_schedule(workload: Workload, options: ScheduleOptions) -> Schedule:

@@ -40,7 +40,8 @@ def _stages(p: int, lower: float, headroom: float, precision: str, options: Sche
     """One schedule per stage, for [lower, 1 + headroom] and its square roots."""
     stages: list[Schedule] = []
     while p > 1:
-        schedule = find_schedule(_spd.Interval(lower=lower, headroom=headroom), 2, precision, options)
+        # Q P, P B and B Q per step.
+        schedule = find_schedule(_spd.Interval(lower=lower, headroom=headroom), 2, precision, options, updates=(3.0,))
         stages.append(schedule)
         # The stage's own error widens the next spectrum at both ends.
         lower = min(lower**0.5 * (1.0 - schedule.error), _spd.LARGEST_LOWER)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from iroot.methods import _coupled, _spd
-from iroot.methods.coupled_pe import find_schedule, planned_schedule
+from iroot.methods.coupled_pe import find_schedule
 from iroot.ops import Ops
 from iroot.options import ScheduleOptions
+from iroot.plans import Costs
 from iroot.precision import FLOATING, get_precision
 from iroot.registry import MethodSpec, Operands, Workload, register
 from iroot.scaling import get_scaling
-from iroot.schedules import evaluation_products, power_products
+from iroot.schedules import Schedule, power_products
 
 
 def uncoupled_pe(operands: Operands, ops: Ops, options: ScheduleOptions) -> Tensor:
@@ -27,7 +28,7 @@ def uncoupled_pe(operands: Operands, ops: Ops, options: ScheduleOptions) -> Tens
     """
     p = _spd.root(operands)
     start = _spd.normalise(operands, ops, options.scaling)
-    schedule = find_schedule(start.interval, p, ops.precision.name, options)
+    schedule = find_schedule(start.interval, p, ops.precision.name, options, updates=_updates(p))
     first, *rest = _coupled.multipliers(schedule)
     X = first(ops, start.Y)
     for t, multiplier in enumerate(rest):
@@ -50,19 +51,31 @@ def _sandwich(ops: Ops, A: Tensor, X: Tensor, p: int, a: int) -> Tensor:
     return ops.matmul(left, ops.matmul(A, right))
 
 
+def _updates(p: int) -> tuple[float, float]:
+    """Products n^3 of an even and of an odd step: powers of X are symmetric, those around A and X q(Y) are full."""
+    return _update(p, _left_power(p, 0)), _update(p, _left_power(p, 1))
+
+
+def _update(p: int, a: int) -> float:
+    if a == 0:
+        return power_products(p) + 4.0
+    rest = power_products(p - 2 * a) + 1 if p > 2 * a else 0
+    return power_products(a) + rest + 6.0
+
+
+def planned_schedule(workload: Workload, options: ScheduleOptions) -> Schedule:
+    """The schedule that a call with this workload uses."""
+    assert workload.p is not None
+    interval = _spd.known_interval(workload.lower, workload.n, options.scaling)
+    return find_schedule(interval, workload.p, workload.precision, options, updates=_updates(workload.p))
+
+
 def flops(workload: Workload, options: ScheduleOptions) -> float:
     """Polynomials and powers have symmetric results, n^3 each; the products around A and X q(Y) are full, 2 n^3."""
-    p, steps = workload.p, planned_schedule(workload, options).steps
-    assert p is not None
-    symmetric = float(get_scaling(options.scaling).products + sum(evaluation_products(step.degree) for step in steps))
-    for t in range(len(steps) - 1):
-        a = _left_power(p, t)
-        full = 2 if a == 0 else 3
-        powers = power_products(p) if a == 0 else power_products(a)
-        if a > 0 and p > 2 * a:
-            powers += power_products(p - 2 * a) + 1
-        symmetric += powers + 2 * full
-    return _spd.symmetric_products(workload, symmetric)
+    assert workload.p is not None
+    degrees = tuple(step.degree for step in planned_schedule(workload, options).steps)
+    symmetric = Costs(updates=_updates(workload.p)).of(degrees)
+    return _spd.symmetric_products(workload, get_scaling(options.scaling).products + symmetric)
 
 
 def accuracy(workload: Workload, options: ScheduleOptions) -> float | None:

@@ -146,6 +146,24 @@ def test_coupled_pe_of_every_degree_and_odd_roots(degrees: tuple[int, ...], p: i
     assert distance(X, exact(A, p)) < 1.01e-9
 
 
+@pytest.mark.parametrize("name", ["coupled_pe", "uncoupled_pe", "newton_db"])
+@pytest.mark.parametrize("p", [1, 2, 4, 8])
+def test_cheapest_degrees_reach_the_target_with_fewer_products(name: str, p: int) -> None:
+    spec = get_method("inverse_root", name)
+    if spec.roots is not None and p not in spec.roots:
+        assert (name, p) == ("newton_db", 1)
+        return
+    A = posed(24, 1e3)
+    quadratic, cheapest = (
+        spec.make_options({"target": 1e-6, "degrees": degrees, "min_cushion": 0.03}) for degrees in ([2], "cheapest")
+    )
+    X = spec.function(Operands(A=A, p=p, lower=0.99e-3), make_ops("fp64", CPU), cheapest)
+    assert distance(X, exact(A, p)) < 3e-6
+    workload = Workload(m=24, n=24, p=p, precision="fp64", lower=0.99e-3)
+    assert spec.flops(workload, cheapest) < 0.9 * spec.flops(workload, quadratic)
+    assert spec.accuracy(workload, cheapest) is not None
+
+
 @pytest.mark.parametrize("scaling", ["frobenius", "trace", "gershgorin", "square", "power_iteration"])
 def test_coupled_pe_with_every_scaling(scaling: str) -> None:
     spec = get_method("inverse_root", "coupled_pe")
@@ -201,7 +219,8 @@ def test_opponents_converge_where_their_steps_suffice() -> None:
 @pytest.mark.parametrize(
     ("method", "values"),
     [
-        ("coupled_pe", {"target": 2.0}), ("coupled_pe", {"degrees": [9]}), ("coupled_pe", {"safety": 0.5}),
+        ("coupled_pe", {"target": 2.0}), ("coupled_pe", {"degrees": [9]}), ("coupled_pe", {"degrees": "cheap"}),
+        ("coupled_pe", {"safety": 0.5}),
         ("coupled_pe", {"min_cushion": 0.9}), ("coupled_pe", {"scaling": "frobenious"}),
         ("coupled_newton", {"target": 0.0}), ("floored_pe", {"steps": 0}), ("floored_pe", {"floor": 0.0}),
         ("dash_newton_db", {"steps": 0}), ("dash_newton_db", {"scale_factor": 0.5}),
