@@ -21,73 +21,18 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from iroot.errors import InvalidInputError
+from iroot.kernels.mainloop import accumulate, accumulate_wide
 from iroot.kernels.operands import (
     OPERAND_DTYPES,
     TRITON_DTYPES,
     Operand,
     descriptor,
     empty_aligned,
-    load_block,
     operand,
     processors,
     symmetric_operand,
 )
 from iroot.kernels.tiling import Tiling, choose_tiling, schedule
-
-
-@triton.jit
-def _product(
-    a, b, batch, row, col, depth,
-    BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, PROMOTE_K: tl.constexpr,
-    A_ALONG_K: tl.constexpr, B_ALONG_K: tl.constexpr,
-):  # fmt: skip
-    """A[row:, :] B[col:, :]^T, one BLOCK x BLOCK tile in float32."""
-    total = tl.zeros((BLOCK, BLOCK), tl.float32)
-    if PROMOTE_K:
-        for start in range(0, depth, PROMOTE_K):
-            part = tl.zeros((BLOCK, BLOCK), tl.float32)
-            for k in range(start, min(start + PROMOTE_K, depth), BLOCK_K):
-                left = load_block(a, batch, row, k, BLOCK, BLOCK_K, A_ALONG_K)
-                right = load_block(b, batch, col, k, BLOCK, BLOCK_K, B_ALONG_K)
-                part = tl.dot(left, right.T, part)
-            total += part
-    else:
-        for k in range(0, depth, BLOCK_K):
-            left = load_block(a, batch, row, k, BLOCK, BLOCK_K, A_ALONG_K)
-            right = load_block(b, batch, col, k, BLOCK, BLOCK_K, B_ALONG_K)
-            total = tl.dot(left, right.T, total)
-    return total
-
-
-@triton.jit
-def _wide_product(
-    a, b, b_tail, batch, row, col, depth,
-    BLOCK: tl.constexpr, TAIL: tl.constexpr, BLOCK_K: tl.constexpr, PROMOTE_K: tl.constexpr,
-    A_ALONG_K: tl.constexpr, B_ALONG_K: tl.constexpr,
-):  # fmt: skip
-    """The same for BLOCK + TAIL columns, as two accumulators: a block's side is a power of two in Triton."""
-    total = tl.zeros((BLOCK, BLOCK), tl.float32)
-    total_tail = tl.zeros((BLOCK, TAIL), tl.float32)
-    if PROMOTE_K:
-        for start in range(0, depth, PROMOTE_K):
-            part = tl.zeros((BLOCK, BLOCK), tl.float32)
-            part_tail = tl.zeros((BLOCK, TAIL), tl.float32)
-            for k in range(start, min(start + PROMOTE_K, depth), BLOCK_K):
-                left = load_block(a, batch, row, k, BLOCK, BLOCK_K, A_ALONG_K)
-                right = load_block(b, batch, col, k, BLOCK, BLOCK_K, B_ALONG_K)
-                right_tail = load_block(b_tail, batch, col + BLOCK, k, TAIL, BLOCK_K, B_ALONG_K)
-                part = tl.dot(left, right.T, part)
-                part_tail = tl.dot(left, right_tail.T, part_tail)
-            total += part
-            total_tail += part_tail
-    else:
-        for k in range(0, depth, BLOCK_K):
-            left = load_block(a, batch, row, k, BLOCK, BLOCK_K, A_ALONG_K)
-            right = load_block(b, batch, col, k, BLOCK, BLOCK_K, B_ALONG_K)
-            right_tail = load_block(b_tail, batch, col + BLOCK, k, TAIL, BLOCK_K, B_ALONG_K)
-            total = tl.dot(left, right.T, total)
-            total_tail = tl.dot(left, right_tail.T, total_tail)
-    return total, total_tail
 
 
 @triton.jit
@@ -136,15 +81,20 @@ def _symmetric_kernel(
         if EARLY:
             gdc_launch_dependents()
     if TAIL > 0 and wide == 1:
-        head, tail = _wide_product(
-            a, b, b_tail, batch, row, col, depth, BLOCK, TAIL, BLOCK_K, PROMOTE_K, A_ALONG_K, B_ALONG_K
+        head = tl.zeros((BLOCK, BLOCK), tl.float32)
+        tail = tl.zeros((BLOCK, TAIL), tl.float32)
+        head, tail = accumulate_wide(
+            head, tail, a, b, b_tail, batch, row, col, depth, BLOCK, TAIL, BLOCK_K, PROMOTE_K, A_ALONG_K, B_ALONG_K
         )  # fmt: skip
         head = _finish(head, c, batch, row, col, alpha, beta, BLOCK, BLOCK)
         _store_twice(head, d, d, batch, row, col, BLOCK, BLOCK, DTYPE)
         tail = _finish(tail, c_tail, batch, row, col + BLOCK, alpha, beta, BLOCK, TAIL)
         _store_twice(tail, d_tail, d_tail_mirror, batch, row, col + BLOCK, BLOCK, TAIL, DTYPE)
     else:
-        value = _product(a, b, batch, row, col, depth, BLOCK, BLOCK_K, PROMOTE_K, A_ALONG_K, B_ALONG_K)
+        value = tl.zeros((BLOCK, BLOCK), tl.float32)
+        value = accumulate(
+            value, a, b, batch, row, col, depth, BLOCK, BLOCK_K, PROMOTE_K, A_ALONG_K, B_ALONG_K
+        )  # fmt: skip
         value = _finish(value, c, batch, row, col, alpha, beta, BLOCK, BLOCK)
         if row == col:
             i = tl.arange(0, BLOCK)[:, None]
@@ -208,7 +158,7 @@ def symmetric_product(
 def _launch(A: Operand, B: Operand, C: Tensor | None, D: Tensor, terms: Terms, tiling: Tiling) -> None:
     block, tail, block_k = tiling.block, tiling.tail, tiling.block_k
     batches, n, depth = A.tensor.shape
-    programs = _device_programs(n, batches, block, tail, D.device)
+    programs = device_programs(n, batches, block, tail, D.device)
     addend = None if C is None else symmetric_operand(C)
     left = A.descriptor(block, block_k)
     overlap = D.device.type == "cuda"
@@ -257,5 +207,6 @@ def _check(A: Tensor, B: Tensor, C: Tensor | None, terms: Terms) -> None:
 
 
 @lru_cache(maxsize=256)
-def _device_programs(n: int, batches: int, block: int, tail: int, device: torch.device) -> Tensor:
+def device_programs(n: int, batches: int, block: int, tail: int, device: torch.device) -> Tensor:
+    """`tiling.schedule` on `device`, (programs, 4) int32; uploaded once, so not first inside a graph capture."""
     return torch.tensor(schedule(n, batches, block, tail), dtype=torch.int32, device=device)

@@ -1,0 +1,63 @@
+# Device functions carry no Python types, and Triton has no type information:
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-calls=False
+# mypy: disallow-untyped-decorators=False
+"""The loops over the depth of a product, one tile each: plain or wide, with one accumulator or a promoted one."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from iroot.kernels.operands import load_block
+
+
+@triton.jit
+def accumulate(
+    total, a, b, batch, row, col, depth,
+    BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, PROMOTE_K: tl.constexpr,
+    A_ALONG_K: tl.constexpr, B_ALONG_K: tl.constexpr,
+):  # fmt: skip
+    """total + A[row:, :] B[col:, :]^T, one BLOCK x BLOCK tile in float32."""
+    if PROMOTE_K:
+        for start in range(0, depth, PROMOTE_K):
+            part = tl.zeros((BLOCK, BLOCK), tl.float32)
+            for k in range(start, min(start + PROMOTE_K, depth), BLOCK_K):
+                left = load_block(a, batch, row, k, BLOCK, BLOCK_K, A_ALONG_K)
+                right = load_block(b, batch, col, k, BLOCK, BLOCK_K, B_ALONG_K)
+                part = tl.dot(left, right.T, part)
+            total += part
+    else:
+        for k in range(0, depth, BLOCK_K):
+            left = load_block(a, batch, row, k, BLOCK, BLOCK_K, A_ALONG_K)
+            right = load_block(b, batch, col, k, BLOCK, BLOCK_K, B_ALONG_K)
+            total = tl.dot(left, right.T, total)
+    return total
+
+
+@triton.jit
+def accumulate_wide(
+    total, total_tail, a, b, b_tail, batch, row, col, depth,
+    BLOCK: tl.constexpr, TAIL: tl.constexpr, BLOCK_K: tl.constexpr, PROMOTE_K: tl.constexpr,
+    A_ALONG_K: tl.constexpr, B_ALONG_K: tl.constexpr,
+):  # fmt: skip
+    """The same for BLOCK + TAIL columns, as two accumulators: a block's side is a power of two in Triton."""
+    if PROMOTE_K:
+        for start in range(0, depth, PROMOTE_K):
+            part = tl.zeros((BLOCK, BLOCK), tl.float32)
+            part_tail = tl.zeros((BLOCK, TAIL), tl.float32)
+            for k in range(start, min(start + PROMOTE_K, depth), BLOCK_K):
+                left = load_block(a, batch, row, k, BLOCK, BLOCK_K, A_ALONG_K)
+                right = load_block(b, batch, col, k, BLOCK, BLOCK_K, B_ALONG_K)
+                right_tail = load_block(b_tail, batch, col + BLOCK, k, TAIL, BLOCK_K, B_ALONG_K)
+                part = tl.dot(left, right.T, part)
+                part_tail = tl.dot(left, right_tail.T, part_tail)
+            total += part
+            total_tail += part_tail
+    else:
+        for k in range(0, depth, BLOCK_K):
+            left = load_block(a, batch, row, k, BLOCK, BLOCK_K, A_ALONG_K)
+            right = load_block(b, batch, col, k, BLOCK, BLOCK_K, B_ALONG_K)
+            right_tail = load_block(b_tail, batch, col + BLOCK, k, TAIL, BLOCK_K, B_ALONG_K)
+            total = tl.dot(left, right.T, total)
+            total_tail = tl.dot(left, right_tail.T, total_tail)
+    return total, total_tail

@@ -1,0 +1,292 @@
+# Device functions carry no Python types, and Triton has no type information:
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-calls=False
+# mypy: disallow-untyped-decorators=False
+"""Products of words, shift I + word, with everything elementwise in the epilogue: the device side of `graded_root`.
+
+A word is an exact scalar per matrix and one 16-bit matrix. The scalar is the mean diagonal, which is known before a
+product starts: the trace of M N is the sum over all entries of M * N, and whoever wrote the later of the two words also
+left that sum, tile by tile. So no product waits for a reduction of its own, and adding tiles up in order makes results
+repeat bit for bit. Three forms of one kernel, each for tiles on or below the diagonal, stored twice:
+
+    quadratic   B  = c_0 I + c_1 Z + c_2 (2 Z^2 - I),  Z = (Y - mid I) / radius
+    product     f M N
+    update      Y' = a Y + sym(Y W),  Y also in float32
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from iroot.kernels.mainloop import accumulate, accumulate_wide
+
+QUADRATIC = tl.constexpr(0)
+PRODUCT = tl.constexpr(1)
+UPDATE = tl.constexpr(2)
+
+
+@triton.jit
+def total_of(partial, batch, count, COUNT: tl.constexpr):
+    """The sum of one matrix's partial sums, (batches, count) float32; COUNT is the power of two from count on."""
+    i = tl.arange(0, COUNT)
+    return tl.sum(tl.load(partial + batch * count + i, mask=i < count, other=0.0), 0)
+
+
+@triton.jit
+def _epilogue(
+    acc, p_word, q_word, rest, v_word, out, out_mirror, rest_out, final, final_mirror,
+    batch, row, col, n, alpha, beta, gamma, eta, on_word, on_rest, on_final, factor,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Store one tile of alpha acc + beta P + gamma Q + eta R; return its sums out * out, out * P and out * V."""
+    value = alpha * acc
+    p = p_word.load([batch, row, col]).reshape(ROWS, COLUMNS).to(tl.float32)
+    value += beta * p
+    if q_word is not None:
+        value += gamma * q_word.load([batch, row, col]).reshape(ROWS, COLUMNS).to(tl.float32)
+    if rest is not None:
+        value += eta * rest.load([batch, row, col]).reshape(ROWS, COLUMNS)
+    weight = 2.0
+    i = tl.arange(0, ROWS)[:, None]
+    j = tl.arange(0, COLUMNS)[None, :]
+    diagonal = (i + row == j + col) & (i + row < n)
+    if ROWS == COLUMNS:  # noqa: SIM102 (a constant: the tail of a wide tile cannot equal its transpose)
+        if row == col:
+            weight = 1.0
+            value = tl.where(i >= j, value, value.T)
+    if final is not None:
+        whole = tl.where(diagonal, value + on_final, value) * factor
+        final.store([batch, row, col], whole.reshape(1, ROWS, COLUMNS))
+        final_mirror.store([batch, col, row], whole.T.reshape(1, COLUMNS, ROWS))
+    norm = 0.0
+    with_p = 0.0
+    with_v = 0.0
+    if out is not None:
+        if rest_out is not None:
+            value = tl.where(diagonal, value + on_rest, value)
+            rest_out.store([batch, row, col], value.reshape(1, ROWS, COLUMNS))
+            word = value.to(DTYPE)
+        else:
+            word = tl.where(diagonal, value + on_word, value).to(DTYPE)
+        out.store([batch, row, col], word.reshape(1, ROWS, COLUMNS))
+        out_mirror.store([batch, col, row], word.T.reshape(1, COLUMNS, ROWS))
+        w = word.to(tl.float32)
+        norm = weight * tl.sum(w * w)
+        with_p = weight * tl.sum(w * p)
+        if v_word is not None:
+            with_v = weight * tl.sum(w * v_word.load([batch, row, col]).reshape(ROWS, COLUMNS).to(tl.float32))
+    return norm, with_p, with_v
+
+
+@triton.jit(
+    do_not_specialize=["tiles", "terms", "c0", "c1", "c2", "mid", "inverse_radius", "factor", "linear", "inverse_p"]
+)
+def word_kernel(
+    programs,  # (number of programs, 4) int32: see tiling.Program
+    left, left_tail,  # (batches, n, n); left_tail for an update only
+    right, right_tail,  # the same object as left for a square
+    p_word, p_tail,  # the tile of the right word
+    q_word, q_tail,  # the tile of the left word, or None for a square
+    rest, rest_tail,  # R of Y = shift I + R, float32, lower triangle, or None
+    v_word, v_tail,  # a word to be multiplied with the result later, or None
+    out, out_tail, out_tail_mirror,  # the result's word, or None
+    rest_out, rest_out_tail,  # the result's R, lower triangle, or None
+    final, final_tail, final_tail_mirror,  # the result times `scale` in float32, or None
+    left_shift, right_shift, out_shift,  # (batches,) float32
+    trace_sums,  # (batches, terms): sums left * right
+    norm_sums, p_sums, v_sums,  # (batches, tiles): sums out * out, out * P, out * V
+    scale,  # (batches,): `final` is scale^(-1/p) times the result; None: no factor
+    tiles, terms, n, c0, c1, c2, mid, inverse_radius, factor, linear, inverse_p,
+    KIND: tl.constexpr, COUNT: tl.constexpr,
+    BLOCK: tl.constexpr, TAIL: tl.constexpr, BLOCK_K: tl.constexpr, PROMOTE_K: tl.constexpr,
+    DTYPE: tl.constexpr, OVERLAP: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    """One tile per program. Programs start in order of their number."""
+    program = programs + 4 * tl.program_id(0)
+    batch = tl.load(program)
+    row = tl.load(program + 1)
+    col = tl.load(program + 2)
+    wide = tl.load(program + 3)
+    slot = tl.program_id(0)
+    if OVERLAP:
+        # Everything above may run while the previous kernel finishes; everything below reads what it wrote.
+        gdc_wait()
+        if EARLY:
+            gdc_launch_dependents()
+    left_scalar = tl.load(left_shift + batch)
+    right_scalar = tl.load(right_shift + batch)
+    mean = total_of(trace_sums, batch, terms, COUNT) / n
+    gamma = 0.0
+    eta = 0.0
+    on_rest = 0.0
+    if KIND == QUADRATIC:
+        distance = (left_scalar - mid) * inverse_radius
+        alpha = 2.0 * c2 * inverse_radius * inverse_radius
+        beta = (c1 + 4.0 * c2 * distance) * inverse_radius
+        on_final = c0 - c2 + (c1 + 2.0 * c2 * distance) * distance
+        on_word = -alpha * mean
+        shift = on_final - on_word
+    elif KIND == PRODUCT:
+        alpha = factor
+        beta = factor * left_scalar
+        if q_word is None:
+            beta += factor * left_scalar
+        gamma = factor * right_scalar
+        on_final = factor * left_scalar * right_scalar
+        on_word = -factor * mean
+        shift = on_final - on_word
+    else:
+        # A rounding error of the scalar would be one of every eigenvalue, small ones too: float64, and what the new
+        # scalar cannot hold goes into the float32 diagonal.
+        w = right_scalar.to(tl.float64) - linear
+        y = left_scalar.to(tl.float64)
+        alpha = 0.5
+        beta = left_scalar
+        gamma = w.to(tl.float32)
+        eta = linear
+        exact = y * linear + y * w
+        shift = (exact + mean).to(tl.float32)
+        on_rest = (exact - shift).to(tl.float32)
+        on_word = 0.0
+        on_final = 0.0
+    outer = 1.0
+    if scale is not None:
+        outer = tl.exp2(-inverse_p * tl.log2(tl.load(scale + batch)))
+    head = tl.zeros((BLOCK, BLOCK), tl.float32)
+    if TAIL > 0 and wide == 1:
+        tail = tl.zeros((BLOCK, TAIL), tl.float32)
+        head, tail = accumulate_wide(
+            head, tail, left, right, right_tail, batch, row, col, n, BLOCK, TAIL, BLOCK_K, PROMOTE_K, True, True
+        )  # fmt: skip
+        if KIND == UPDATE:
+            head, tail = accumulate_wide(
+                head, tail, right, left, left_tail, batch, row, col, n, BLOCK, TAIL, BLOCK_K, PROMOTE_K, True, True
+            )  # fmt: skip
+        norm, with_p, with_v = _epilogue(
+            head, p_word, q_word, rest, v_word, out, out, rest_out, final, final,
+            batch, row, col, n, alpha, beta, gamma, eta, on_word, on_rest, on_final, outer, BLOCK, BLOCK, DTYPE,
+        )  # fmt: skip
+        norm_tail, with_p_tail, with_v_tail = _epilogue(
+            tail, p_tail, q_tail, rest_tail, v_tail, out_tail, out_tail_mirror, rest_out_tail, final_tail,
+            final_tail_mirror, batch, row, col + BLOCK, n, alpha, beta, gamma, eta, on_word, on_rest, on_final, outer,
+            BLOCK, TAIL, DTYPE,
+        )  # fmt: skip
+        norm += norm_tail
+        with_p += with_p_tail
+        with_v += with_v_tail
+    else:
+        head = accumulate(head, left, right, batch, row, col, n, BLOCK, BLOCK_K, PROMOTE_K, True, True)
+        if KIND == UPDATE:
+            head = accumulate(head, right, left, batch, row, col, n, BLOCK, BLOCK_K, PROMOTE_K, True, True)
+        norm, with_p, with_v = _epilogue(
+            head, p_word, q_word, rest, v_word, out, out, rest_out, final, final,
+            batch, row, col, n, alpha, beta, gamma, eta, on_word, on_rest, on_final, outer, BLOCK, BLOCK, DTYPE,
+        )  # fmt: skip
+    if out is not None:
+        tl.store(norm_sums + slot, norm)
+        tl.store(p_sums + slot, with_p)
+        if v_word is not None:
+            tl.store(v_sums + slot, with_v)
+        if slot % tiles == 0:
+            tl.store(out_shift + batch, shift)
+
+
+@triton.jit
+def begin_kernel(
+    matrix, stride_batch, stride_row,  # (batches, n, n) float32 with contiguous rows
+    scale,  # (batches,) float32, or None: the mean diagonal
+    eps,
+    word, word_pitch,  # shift I + word = (A + eps I) / scale, rows of word_pitch elements
+    rest, rest_pitch,  # the same before rounding, or None
+    shift, norm_sums, unit,  # (batches,), (batches, programs), (batches,): the scale used
+    n,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DIAGONAL: tl.constexpr, DTYPE: tl.constexpr, OVERLAP: tl.constexpr,
+):  # fmt: skip
+    """ROWS rows of a symmetric matrix, as a word: its mean diagonal, and the rest rounded."""
+    block = tl.program_id(0)
+    batch = tl.program_id(1).to(tl.int64)
+    if OVERLAP:
+        gdc_wait()
+    source = matrix + batch * stride_batch
+    trace = 0.0
+    for start in range(0, n, DIAGONAL):
+        i = start + tl.arange(0, DIAGONAL)
+        trace += tl.sum(tl.load(source + i.to(tl.int64) * (stride_row + 1), mask=i < n, other=0.0))
+    mean = trace / n + eps
+    divisor = mean
+    if scale is not None:
+        divisor = tl.load(scale + batch)
+    inverse = 1.0 / divisor
+    mean_word = mean * inverse
+    row = block * ROWS + tl.arange(0, ROWS)[:, None]
+    norm = 0.0
+    for start in range(0, n, COLUMNS):
+        col = start + tl.arange(0, COLUMNS)[None, :]
+        inside = (row < n) & (col < n)
+        value = tl.load(source + row.to(tl.int64) * stride_row + col, mask=inside, other=0.0)
+        value = tl.where(row == col, (value + eps) * inverse - mean_word, value * inverse)
+        rounded = value.to(DTYPE)
+        place = batch * n + row.to(tl.int64)
+        tl.store(word + place * word_pitch + col, rounded, mask=inside)
+        if rest is not None:
+            tl.store(rest + place * rest_pitch + col, value, mask=inside)
+        w = tl.where(inside, rounded.to(tl.float32), 0.0)
+        norm += tl.sum(w * w)
+    tl.store(norm_sums + batch * tl.num_programs(0) + block, norm)
+    if block == 0:
+        tl.store(shift + batch, mean_word)
+        tl.store(unit + batch, divisor)
+
+
+@triton.jit(do_not_specialize=["tiles", "blocks"])
+def square_norms_kernel(
+    programs,
+    word, tile_word,  # S of A / t = I + S, in blocks for a product and as a tile
+    frobenius,  # (batches, tiles): sums of squares of A^2 / t^2
+    row_sums,  # (batches, blocks, n): sums of absolute values over one block of columns
+    tiles, blocks, n,
+    BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, OVERLAP: tl.constexpr,
+):  # fmt: skip
+    """Norms of (I + S)^2 = S^2 + 2 S + I, which is not stored; one tile on or below the diagonal per program."""
+    program = programs + 4 * tl.program_id(0)
+    batch = tl.load(program)
+    row = tl.load(program + 1)
+    col = tl.load(program + 2)
+    if OVERLAP:
+        gdc_wait()
+    value = tl.zeros((BLOCK, BLOCK), tl.float32)
+    value = accumulate(value, word, word, batch, row, col, n, BLOCK, BLOCK_K, 0, True, True)
+    value += 2.0 * tile_word.load([batch, row, col]).reshape(BLOCK, BLOCK).to(tl.float32)
+    i = row + tl.arange(0, BLOCK)
+    j = col + tl.arange(0, BLOCK)
+    value += tl.where((i[:, None] == j[None, :]) & (i[:, None] < n), 1.0, 0.0)
+    weight = 2.0
+    if row == col:
+        weight = 1.0
+    tl.store(frobenius + tl.program_id(0), weight * tl.sum(value * value))
+    size = tl.abs(value)
+    sums = row_sums + batch.to(tl.int64) * blocks * n
+    tl.store(sums + (col // BLOCK) * n + i, tl.sum(size, 1), mask=i < n)
+    if row != col:
+        tl.store(sums + (row // BLOCK) * n + j, tl.sum(size, 0), mask=j < n)
+
+
+@triton.jit(do_not_specialize=["tiles", "blocks"])
+def square_bound_kernel(
+    frobenius, row_sums, unit, bound, tiles, blocks, n, slack,
+    COUNT: tl.constexpr, BLOCKS: tl.constexpr, COLUMNS: tl.constexpr, OVERLAP: tl.constexpr,
+):  # fmt: skip
+    """min(||A^2||_F, ||A^2||_inf)^(1/2), a little raised, from the partial sums of one matrix."""
+    batch = tl.program_id(0)
+    if OVERLAP:
+        gdc_wait()
+    norm = tl.sqrt(total_of(frobenius, batch, tiles, COUNT))
+    largest = tl.zeros((COLUMNS,), tl.float32)
+    b = tl.arange(0, BLOCKS)[:, None]
+    for start in range(0, n, COLUMNS):
+        i = start + tl.arange(0, COLUMNS)[None, :]
+        place = row_sums + (batch.to(tl.int64) * blocks + b) * n + i
+        largest = tl.maximum(largest, tl.sum(tl.load(place, mask=(b < blocks) & (i < n), other=0.0), 0))
+    smaller = tl.minimum(norm, tl.max(largest, 0))
+    tl.store(bound + batch, tl.load(unit + batch) * tl.sqrt(smaller) * slack)

@@ -1,0 +1,130 @@
+"""The graded steps in kernels against float64, on the GPU, or without one in Triton's interpreter on tiny tiles."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from iroot.errors import InvalidInputError
+from iroot.kernels.tiling import Tiling
+from iroot.schedules import Design, Schedule, schedule_for
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+if DEVICE.type == "cpu":  # read when the kernels are defined, and again when they run
+    os.environ["TRITON_INTERPRET"] = "1"
+from iroot.kernels.graded_root import GradedPlan, WordStep, graded_root, square_bound  # noqa: E402
+
+TINY = Tiling(block=32, tail=16, block_k=16, warps=4, stages=2)
+PLAIN = Tiling(block=64, tail=0, block_k=64, warps=4, stages=2)
+PLANS = (
+    (GradedPlan(tiling=TINY, update=replace(TINY, promote_k=32)), GradedPlan(tiling=PLAIN, update=PLAIN))
+    if DEVICE.type == "cpu"
+    else (None,)
+)
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.empty returns NaN, so that an element nobody writes shows."""
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *size, **options: empty(*size, **options).fill_(torch.nan))
+
+
+def posed(shape: tuple[int, ...], kappa: float, p: int) -> tuple[Tensor, Tensor]:
+    """A log-spaced matrix with lambda_max = 1 in float64, and its inverse p-th root."""
+    n = shape[-1]
+    generator = torch.Generator().manual_seed(n)
+    Q = torch.linalg.qr(torch.randn(*shape, n, generator=generator, dtype=torch.float64)).Q
+    values = torch.logspace(0, -torch.log10(torch.tensor(kappa)).item(), n, dtype=torch.float64)
+    return ((Q * values) @ Q.mT).to(DEVICE), ((Q * values ** (-1.0 / p)) @ Q.mT).to(DEVICE)
+
+
+def steps_of(schedule: Schedule) -> list[WordStep]:
+    return [
+        WordStep(chebyshev=step.chebyshev, mid=0.5 * (step.upper + step.lower), radius=0.5 * (step.upper - step.lower),
+                 at_zero=step.monomial[0])
+        for step in schedule.steps
+    ]  # fmt: skip
+
+
+def error(X: Tensor, exact: Tensor) -> float:
+    return float(((X.double() - exact).norm(dim=(-2, -1)) / exact.norm(dim=(-2, -1))).max())
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+@pytest.mark.parametrize("p", [1, 2, 3, 4, 5, 6, 7, 8])
+def test_roots_at_kappa_1e3(p: int, plan: GradedPlan | None) -> None:
+    A, exact = posed((70,), 1e3, p)
+    schedule = schedule_for(Design(p=p, lower=0.9e-3), target=2e-4, min_cushion=0.03)
+    scale = torch.full((1, 1), 1.05, device=DEVICE)
+    X = graded_root(A.float(), scale, steps_of(schedule), p=p, plan=plan)
+    assert X.dtype == torch.float32
+    assert torch.equal(X, X.mT)
+    assert error(X, exact) < 1e-3
+    assert torch.equal(X, graded_root(A.float(), scale, steps_of(schedule), p=p, plan=plan))
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+def test_a_stack_with_a_damping_and_scales_of_its_own(plan: GradedPlan | None) -> None:
+    A, _ = posed((3, 65), 1e2, 2)
+    A = A * torch.tensor([1.0, 1e-6, 1e5], dtype=torch.float64, device=DEVICE)[:, None, None]
+    scale = 1.1 * torch.linalg.matrix_norm(A, ord=2).float()[:, None, None]
+    eps = 1e-9
+    exact = _root(A + eps * torch.eye(65, dtype=torch.float64, device=DEVICE), 2)
+    schedule = schedule_for(Design(p=2, lower=0.8e-2), target=2e-4, min_cushion=0.03)
+    X = graded_root(A.float().mT, scale, steps_of(schedule), p=2, eps=eps, plan=plan)
+    assert error(X, exact) < 1e-3
+
+
+def test_one_step_and_a_factor_on_x() -> None:
+    A, exact = posed((40,), 1.5, 1)
+    schedule = schedule_for(Design(p=1, lower=0.6), target=1e-2)
+    steps = steps_of(schedule)
+    X = graded_root(A.float(), torch.ones(1, 1, device=DEVICE), steps, p=1, plan=PLANS[0])
+    assert error(X, exact) < 1.2e-2
+    steps = steps_of(schedule_for(Design(p=1, lower=0.6), target=1e-4))
+    assert len(steps) > 1
+    halved = [replace(step, factor=0.5) for step in steps]
+    X = graded_root(A.float(), torch.ones(1, 1, device=DEVICE), halved, p=1, plan=PLANS[0])
+    assert error(X * 2.0 ** (len(steps) - 1), exact) < 1e-3
+
+
+def _root(A: Tensor, p: int) -> Tensor:
+    values, Q = torch.linalg.eigh(A)
+    return (Q * values[..., None, :] ** (-1.0 / p)) @ Q.mT
+
+
+@pytest.mark.parametrize("n", [1, 5, 64, 130])
+def test_the_bound_of_the_square(n: int) -> None:
+    A = torch.stack([posed((n,), 1e4, 2)[0], 1e6 * torch.eye(n, dtype=torch.float64, device=DEVICE)])
+    A[1, 0, 0] *= 3.0
+    eps = 1e-3
+    M = A + eps * torch.eye(n, dtype=torch.float64, device=DEVICE)
+    square = M @ M
+    exact = torch.minimum(torch.linalg.matrix_norm(square), square.abs().sum(-1).amax(-1)).sqrt()
+    bound = square_bound(A.float(), eps=eps)
+    assert bound.shape == (2, 1, 1)
+    torch.testing.assert_close(bound.flatten().double(), exact, rtol=2e-3, atol=0)
+    slack = 1.0 + 4.0 * 2.0**-11
+    assert bool((square_bound(A.float(), eps=eps, slack=slack).flatten() >= torch.linalg.matrix_norm(M, ord=2)).all())
+
+
+def test_wrong_arguments() -> None:
+    A, steps = torch.eye(4, device=DEVICE), [WordStep(chebyshev=(1.0, 0.0, 0.0), mid=0.5, radius=0.5, at_zero=1.0)]
+    one = torch.ones(1, 1, device=DEVICE)
+    with pytest.raises(InvalidInputError, match="float32"):
+        graded_root(A.double(), one, steps, p=2)
+    with pytest.raises(InvalidInputError, match="n, n"):
+        graded_root(A[:3], one, steps, p=2)
+    with pytest.raises(InvalidInputError, match="p must be"):
+        graded_root(A, one, steps, p=0)
+    with pytest.raises(InvalidInputError, match="steps"):
+        graded_root(A, one, [], p=1)
+    with pytest.raises(InvalidInputError, match="scale must hold 1"):
+        graded_root(A, torch.ones(2, 1, 1, device=DEVICE), steps, p=1)
+    with pytest.raises(InvalidInputError, match="words"):
+        square_bound(A, dtype=torch.float32)
