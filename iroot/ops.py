@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from iroot.errors import UnsupportedError
-from iroot.precision import QUANTISED, Precision, get_precision, unsupported_reason
+from iroot.precision import QUANTISED, SPLIT, Precision, get_precision, unsupported_reason
 from iroot.registry import Backend
 from iroot.scaled_ops import make_scaled_ops
+from iroot.split_ops import SplitOps
 from iroot.torch_ops import EmulatedOps, FloatingOps
 
 
@@ -88,6 +89,8 @@ def make_ops(precision: str | Precision, device: torch.device, backend: Backend 
         raise UnsupportedError(f"precision '{plan.name}' cannot run on {device}: {reason}")
     if plan.name in QUANTISED:
         return make_scaled_ops(plan, device)
+    if plan.name in SPLIT:
+        return SplitOps(plan, device)
     if backend != "torch" and device.type == "cuda":
         from iroot import triton_ops  # imports Triton, which only a GPU needs
 

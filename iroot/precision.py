@@ -31,6 +31,7 @@ class Precision:
         capability: lowest CUDA compute capability that has the unit, or None where no GPU unit is needed.
         cpu: whether a CPU has it.
         summary: one line for reports.
+        words: numbers of the operand format that an operand's entry is split into.
     """
 
     name: str
@@ -41,6 +42,12 @@ class Precision:
     capability: tuple[int, int] | None
     cpu: bool
     summary: str
+    words: int = 1
+
+    @property
+    def products(self) -> int:
+        """Products of words that a product takes: 1, or for two words hi hi + hi lo + lo hi."""
+        return 2 * self.words - 1
 
 
 _ROWS = (
@@ -54,6 +61,12 @@ _ROWS = (
               capability=(8, 0), cpu=False, summary="bfloat16 operands and storage, float32 accumulation"),
     Precision(name="fp16", operand="float16", storage=torch.float16, unit_roundoff=2.0**-11, execution="native",
               capability=(7, 0), cpu=False, summary="float16 operands and storage, float32 accumulation"),
+    Precision(name="bf16x3", operand="bfloat16", storage=torch.float32, unit_roundoff=2.0**-16, execution="native",
+              capability=(8, 0), cpu=False, words=2,
+              summary="float32 storage, operands split into two bfloat16 words, three products in float32"),
+    Precision(name="fp16x3", operand="float16", storage=torch.float32, unit_roundoff=2.0**-22, execution="native",
+              capability=(7, 0), cpu=False, words=2,
+              summary="float32 storage, operands split into two scaled float16 words, three products in float32"),
     Precision(name="fp8_e4m3", operand="float8_e4m3fn", storage=torch.bfloat16, unit_roundoff=2.0**-4,
               execution="native", capability=(8, 9), cpu=False,
               summary="FP8 E4M3 operands with per-tensor scales, bfloat16 storage"),
@@ -74,6 +87,12 @@ _ROWS = (
     Precision(name="fp16_emulated", operand="float16", storage=torch.float32, unit_roundoff=2.0**-11,
               execution="emulated", capability=None, cpu=True,
               summary="operands and iterates rounded to float16, products in float32"),
+    Precision(name="bf16x3_emulated", operand="bfloat16", storage=torch.float32, unit_roundoff=2.0**-16,
+              execution="emulated", capability=None, cpu=True, words=2,
+              summary="bf16x3, its 16-bit words multiplied in float32"),
+    Precision(name="fp16x3_emulated", operand="float16", storage=torch.float32, unit_roundoff=2.0**-22,
+              execution="emulated", capability=None, cpu=True, words=2,
+              summary="fp16x3, its 16-bit words multiplied in float32"),
     Precision(name="fp8_e4m3_emulated", operand="float8_e4m3fn", storage=torch.float32, unit_roundoff=2.0**-4,
               execution="emulated", capability=None, cpu=True,
               summary="operands rounded to FP8 E4M3 with per-tensor scales, iterates to bfloat16, products in float32"),
@@ -86,6 +105,9 @@ PRECISIONS: dict[str, Precision] = {row.name: row for row in _ROWS}
 
 FLOATING = ("fp64", "fp32", "tf32", "bf16", "fp16", "bf16_emulated", "fp16_emulated")
 """Precisions that every matmul-only method serves."""
+
+SPLIT = ("bf16x3", "fp16x3", "bf16x3_emulated", "fp16x3_emulated")
+"""Precisions with operands split into two words; served by the iterations that converge to the exact result."""
 
 QUANTISED = (
     "fp8_e4m3", "fp8_e5m2", "int8", "int8_sim", "int4_sim", "fp8_e4m3_emulated", "fp8_e5m2_emulated",

@@ -25,10 +25,6 @@ from iroot.registry import TASKS, OperandKind, Operands
 LOGSPACE = "logspace_"
 """What the names of log-spaced problems begin with; their condition number follows."""
 
-Spectrum = Callable[[Draw], Tensor]
-"""Draw -> (rank,) or (batch, rank) eigenvalues or singular values, largest first, float64."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Form:
     """A problem for one kind of operand.
@@ -75,140 +71,6 @@ class ProblemSpec:
         return self.form(kind).lower(m, n)
 
 
-def _spd_from(spectrum: Spectrum) -> Callable[[Draw], Tensor]:
-    def generate(draw: Draw) -> Tensor:
-        Q = orthonormal(draw, draw.n, draw.n, side="left")
-        return torch.matmul(Q * spectrum(draw).unsqueeze(-2), Q.mT)
-
-    return generate
-
-
-def _rectangular_from(spectrum: Spectrum) -> Callable[[Draw], Tensor]:
-    """U diag(sigma) V^T, scaled to entries of mean square 1: tiny entries would be subnormal in float16."""
-
-    def generate(draw: Draw) -> Tensor:
-        U = orthonormal(draw, draw.m, draw.rank, side="left")
-        V = orthonormal(draw, draw.n, draw.rank, side="right")
-        sigma = spectrum(draw)
-        scale = math.sqrt(draw.m * draw.n) / torch.linalg.vector_norm(sigma, dim=-1, keepdim=True)
-        return torch.matmul(U * (sigma * scale).unsqueeze(-2), V.mT)
-
-    return generate
-
-
-# --- spectra and matrices ---------------------------------------------------------------------------------------------
-
-
-def _logspace(kappa: float) -> Spectrum:
-    def spectrum(draw: Draw) -> Tensor:
-        return torch.logspace(0, -math.log10(kappa), draw.rank, dtype=torch.float64, device=draw.device)
-
-    return spectrum
-
-
-def _spike(draw: Draw) -> Tensor:
-    """One in 64 eigenvalues between 1 and 0.1, the rest between 1e-4 and 2e-4."""
-    values = 1e-4 * (1 + draw.uniform("spike-bulk", draw.rank))
-    large = max(1, draw.rank // 64)
-    values[:, :large] = torch.logspace(0, -1, large, dtype=torch.float64, device=draw.device)
-    return values.sort(dim=-1, descending=True).values
-
-
-def _power_law(draw: Draw) -> Tensor:
-    """i^-2 + 1e-6, i = 1 .. rank."""
-    index = torch.arange(1, draw.rank + 1, dtype=torch.float64, device=draw.device)
-    return index**-2.0 + 1e-6
-
-
-def _power_law_ratio(rank: int) -> float:
-    return (1 / rank**2 + 1e-6) / (1 + 1e-6)
-
-
-def _root(spectrum: Spectrum) -> Spectrum:
-    """Singular values whose squares are `spectrum`: G G^T then has the eigenvalues of the SPD problem."""
-    return lambda draw: spectrum(draw).sqrt()
-
-
-def _low_rank(draw: Draw) -> Tensor:
-    """A quarter of the eigenvalues between 1 and 0.1, the rest 0."""
-    values = torch.zeros(draw.rank, dtype=torch.float64, device=draw.device)
-    kept = max(1, draw.rank // 4)
-    values[:kept] = torch.logspace(0, -1, kept, dtype=torch.float64, device=draw.device)
-    return values
-
-
-def _one_tiny(draw: Draw) -> Tensor:
-    """Eigenvalues between 1 and 1e-2, and a single one at 1e-6."""
-    values = torch.logspace(0, -2, draw.rank, dtype=torch.float64, device=draw.device)
-    values[-1] = 1e-6
-    return values
-
-
-def _wishart(draw: Draw) -> Tensor:
-    G = draw.normal("wishart", draw.n, draw.n)
-    return torch.matmul(G, G.mT).div_(draw.n) + 1e-3 * torch.eye(draw.n, dtype=torch.float64, device=draw.device)
-
-
-def _identity(draw: Draw) -> Tensor:
-    return torch.eye(draw.n, dtype=torch.float64, device=draw.device).repeat(draw.batch, 1, 1)
-
-
-def _diagonal(draw: Draw) -> Tensor:
-    """Eigenvalues logspace_1e4, in random order on the diagonal."""
-    order = draw.uniform("diagonal", draw.n).argsort(dim=-1)
-    return torch.diag_embed(_logspace(1e4)(draw)[order])
-
-
-def _ar1(draw: Draw) -> Tensor:
-    """s_i s_j 0.99^|i-j| with random signs s, the covariance of an autoregressive process of order 1."""
-    index = torch.arange(draw.n, dtype=torch.float64, device=draw.device)
-    signs = draw.signs("ar1", draw.n)
-    return 0.99 ** (index[:, None] - index).abs() * signs[:, :, None] * signs[:, None, :]
-
-
-def _block_diagonal(draw: Draw) -> Tensor:
-    """Four blocks, each logspace over one decade, at scales 1, 0.1, 0.01 and 0.001."""
-    A = torch.zeros(draw.batch, draw.n, draw.n, dtype=torch.float64, device=draw.device)
-    edges = [round(i * draw.n / 4) for i in range(5)]
-    for block, (start, stop) in enumerate(itertools.pairwise(edges)):
-        if stop > start:
-            part = Draw(m=stop - start, n=stop - start, batch=draw.batch, seed=4 * draw.seed + block,
-                        device=draw.device, cache=draw.cache)  # fmt: skip
-            A[:, start:stop, start:stop] = 10.0**-block * _spd_from(_logspace(10.0))(part)
-    return A
-
-
-def _gaussian(draw: Draw) -> Tensor:
-    return draw.normal("gaussian", draw.m, draw.n)
-
-
-def _gaussian_lower(m: int, n: int) -> float | None:
-    """(1 - sqrt(r)) / (1 + sqrt(r)), r = aspect ratio below 1/2 (Marchenko-Pastur), less a tenth; else unknown."""
-    small, large = sorted((m, n))
-    ratio = small / large
-    if ratio > 0.5 or small < 32:
-        return None
-    return 0.9 * (1 - math.sqrt(ratio)) / (1 + math.sqrt(ratio))
-
-
-def _row_heterogeneous(draw: Draw) -> Tensor:
-    """Gaussian rows with log-normal scales exp(0.7 N(0, 1))."""
-    return _gaussian(draw) * (0.7 * draw.normal("row-scale", draw.m, 1)).exp()
-
-
-def _levy(draw: Draw) -> Tensor:
-    """Symmetric alpha-stable entries, alpha = 1.5 (Chambers, Mallows, Stuck 1976), as heavy-tailed gradients have.
-
-    Clipped at 1e3 (one entry in 1e5): a single entry must not decide whether a 16-bit format overflows.
-    """
-    alpha = 1.5
-    angle = math.pi * (draw.uniform("levy-angle", draw.m, draw.n) - 0.5)
-    weight = torch.log1p(-draw.uniform("levy-weight", draw.m, draw.n)).neg_().clamp_(min=1e-12)
-    value = (alpha * angle).sin() / angle.cos() ** (1 / alpha)
-    value *= (((1 - alpha) * angle).cos() / weight) ** ((1 - alpha) / alpha)
-    return value.clamp_(-1e3, 1e3)
-
-
 def _constant(value: float | None) -> Callable[[int, int], float | None]:
     return lambda m, n: value
 
@@ -220,11 +82,11 @@ def logspace(kappa: float) -> ProblemSpec:
     short = f"{float(mantissa):g}e{int(exponent)}"
     kappa = float(short)
     lower = _constant(1 / kappa)
-    rectangular = Form(generate=_rectangular_from(_logspace(kappa)), lower=lower)
+    rectangular = Form(generate=spectra.rectangular_from(spectra.logspace(kappa)), lower=lower)
     return ProblemSpec(
         name=f"{LOGSPACE}{short}",
         summary=f"log-spaced eigenvalues (singular values), condition number {short}",
-        spd=Form(generate=_spd_from(_logspace(kappa)), lower=lower),
+        spd=Form(generate=spectra.spd_from(spectra.logspace(kappa)), lower=lower),
         rectangular=rectangular,
     )
 
@@ -232,42 +94,42 @@ def logspace(kappa: float) -> ProblemSpec:
 _SPECS = (
     ProblemSpec(
         name="wishart", summary="G G^T / n + 1e-3 I, G n x n Gaussian; condition number about 4e3",
-        spd=Form(generate=_wishart, lower=_constant(1e-3 / 5))),
+        spd=Form(generate=spectra.wishart, lower=_constant(1e-3 / 5))),
     *(logspace(10.0**exponent) for exponent in range(1, 9)),
     ProblemSpec(
         name="spike", summary="1 in 64 eigenvalues in [0.1, 1], others in [1e-4, 2e-4]; singular values: square roots",
-        spd=Form(generate=_spd_from(_spike), lower=_constant(1e-4)),
-        rectangular=Form(generate=_rectangular_from(_root(_spike)), lower=_constant(1e-2))),
+        spd=Form(generate=spectra.spd_from(spectra.spike), lower=_constant(1e-4)),
+        rectangular=Form(generate=spectra.rectangular_from(spectra.root(spectra.spike)), lower=_constant(1e-2))),
     ProblemSpec(
         name="power_law", summary="eigenvalues i^-2 + 1e-6; singular values: square roots",
-        spd=Form(generate=_spd_from(_power_law), lower=lambda m, n: _power_law_ratio(n)),
-        rectangular=Form(generate=_rectangular_from(_root(_power_law)),
-                         lower=lambda m, n: math.sqrt(_power_law_ratio(min(m, n))))),
-    ProblemSpec(name="identity", summary="A = I", spd=Form(generate=_identity, lower=_constant(1.0))),
+        spd=Form(generate=spectra.spd_from(spectra.power_law), lower=lambda m, n: spectra.power_law_ratio(n)),
+        rectangular=Form(generate=spectra.rectangular_from(spectra.root(spectra.power_law)),
+                         lower=lambda m, n: math.sqrt(spectra.power_law_ratio(min(m, n))))),
+    ProblemSpec(name="identity", summary="A = I", spd=Form(generate=spectra.identity, lower=_constant(1.0))),
     ProblemSpec(
         name="diagonal", summary="diagonal, log-spaced over 1e4 in random order",
-        spd=Form(generate=_diagonal, lower=_constant(1e-4))),
+        spd=Form(generate=spectra.diagonal, lower=_constant(1e-4))),
     ProblemSpec(
         name="ar1", summary="0.99^|i-j| with random signs; eigenvalues within (1/199, 199)",
-        spd=Form(generate=_ar1, lower=_constant(199.0**-2))),
+        spd=Form(generate=spectra.ar1, lower=_constant(199.0**-2))),
     ProblemSpec(
         name="block_diagonal", summary="4 blocks at scales 1 .. 1e-3, one decade each; condition number 1e4",
-        spd=Form(generate=_block_diagonal, lower=_constant(1e-4))),
+        spd=Form(generate=spectra.block_diagonal, lower=_constant(1e-4))),
     ProblemSpec(
         name="rank_deficient", summary="rank n/4, damped by eps = 1e-4 lambda_max", eps=1e-4,
-        spd=Form(generate=_spd_from(_low_rank), lower=_constant(1e-4))),
+        spd=Form(generate=spectra.spd_from(spectra.low_rank), lower=_constant(1e-4))),
     ProblemSpec(
         name="near_singular", summary="eigenvalues in [1e-2, 1] and a single one at 1e-6",
-        spd=Form(generate=_spd_from(_one_tiny), lower=_constant(1e-6))),
+        spd=Form(generate=spectra.spd_from(spectra.one_tiny), lower=_constant(1e-6))),
     ProblemSpec(
         name="gaussian", summary="independent standard normal entries; sigma_min unknown when nearly square",
-        rectangular=Form(generate=_gaussian, lower=_gaussian_lower)),
+        rectangular=Form(generate=spectra.gaussian, lower=spectra.gaussian_lower)),
     ProblemSpec(
         name="row_heterogeneous", summary="Gaussian rows with log-normal scales (0.7)",
-        rectangular=Form(generate=_row_heterogeneous, lower=_constant(None))),
+        rectangular=Form(generate=spectra.row_heterogeneous, lower=_constant(None))),
     ProblemSpec(
         name="levy", summary="symmetric alpha-stable entries, alpha = 1.5, clipped at 1e3",
-        rectangular=Form(generate=_levy, lower=_constant(None))),
+        rectangular=Form(generate=spectra.levy, lower=_constant(None))),
 )  # fmt: skip
 
 PROBLEMS: dict[str, ProblemSpec] = {spec.name: spec for spec in _SPECS}
@@ -367,7 +229,7 @@ def posed_format(kind: OperandKind, name: str, device: torch.device) -> PosedFor
         dtype = torch.float64 if precision.storage == torch.float64 else torch.float32
         return PosedFormat(name=str(dtype), unit_roundoff=torch.finfo(dtype).eps / 2, round=lambda A: A.to(dtype))
     ops, storage = make_ops(precision, device), precision.storage
-    if precision.execution == "emulated":
+    if precision.execution == "emulated" and precision.words == 1:
         return PosedFormat(name=name, unit_roundoff=min(precision.unit_roundoff, 2.0**-8), round=ops.cast)
     # Formats that store alike share their operands: int8, int4_sim, fp8 and bf16 are all posed in bfloat16.
     return PosedFormat(name=str(storage), unit_roundoff=torch.finfo(storage).eps / 2, round=lambda A: A.to(storage))

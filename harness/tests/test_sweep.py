@@ -96,8 +96,8 @@ def test_names_are_planned_anywhere_and_globs_where_there_is_a_unit() -> None:
         return {planned.case.precision for planned in swept(plan(read(text), device_kind=device_kind))}
 
     assert precisions("bf16", "cpu") == {"bf16"}
-    assert precisions("bf16*", "cpu") == {"bf16_emulated"}
-    assert precisions("bf16*", "cuda") == {"bf16"}
+    assert precisions("bf16*", "cpu") == {"bf16_emulated", "bf16x3_emulated"}
+    assert precisions("bf16*", "cuda") == {"bf16", "bf16x3"}
     served = set(get_method("polar", "polar_express").precisions)
     assert precisions("all", "cpu") == {name for name in served if PRECISIONS[name].cpu}
     assert precisions("all", "cuda") == {name for name in served if PRECISIONS[name].capability}

@@ -113,9 +113,10 @@ def _frobenius_norm(X: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def polar_flops(workload: Workload, recipe: Recipe) -> float:
-    """s r^2 (Gram, half) + r^3 (its square, half) + 2 s r^2 per step; r = min(m, n), s = max(m, n)."""
+    """s r^2 (Gram, half) + r^3 (its square, half) + 2 s r^2 per step, times the precision's products; r = min(m, n)."""
     r, s = sorted((workload.m, workload.n))
-    return float(workload.batch * len(recipe.coefficients) * (3 * s * r**2 + r**3))
+    products = workload.batch * get_precision(workload.precision).products * len(recipe.coefficients)
+    return float(products * (3 * s * r**2 + r**3))
 
 
 def polar_bytes(workload: Workload) -> float:

@@ -12,8 +12,9 @@ def product_columns(workload: Workload) -> int:
 
 
 def product_flops(workload: Workload) -> float:
-    """2 m n k."""
-    return 2.0 * workload.batch * workload.m * workload.n * product_columns(workload)
+    """2 m n k, times the precision's products."""
+    products = workload.batch * get_precision(workload.precision).products
+    return 2.0 * products * workload.m * workload.n * product_columns(workload)
 
 
 def product_bytes(workload: Workload) -> float:

@@ -139,8 +139,15 @@ def target(requested: float | None, precision: str) -> float:
 
 
 def symmetric_products(workload: Workload, count: float) -> float:
-    """FLOP of `count` products n x n with symmetric results, half of 2 n^3 each."""
-    return workload.batch * count * float(workload.n) ** 3
+    """FLOP of `count` products n x n with symmetric results: half of 2 n^3 each, times the precision's products."""
+    return workload.batch * get_precision(workload.precision).products * count * float(workload.n) ** 3
+
+
+def block_products(workload: Workload, count: float) -> float:
+    """FLOP of `count` products of A with the block B, 2 n^2 k each, times the precision's products."""
+    assert workload.k is not None
+    products = workload.batch * get_precision(workload.precision).products * count
+    return products * 2.0 * float(workload.n) ** 2 * workload.k
 
 
 def root_bytes(workload: Workload, options: object) -> float:
@@ -169,18 +176,28 @@ def amplified_rounding(workload: Workload, *, base: float = 16.0, growth: float 
 
     Noise relative to the largest eigenvalue, seen from the smallest: the form that every iteration with rounded
     operands follows. Stated about three times above the largest error measured on Wishart + 1e-3 I, log-spaced,
-    two-level and power-law spectra, kappa 1e2 to 1e6, p = 1, 2, 3, 4, 8, n = 48 to 300 (CPU, float32 and emulated
-    16-bit products).
+    two-level and power-law spectra, kappa 1e2 to 1e6, p = 1, 2, 3, 4, 8, n = 48 to 384 (CPU, float32 and emulated
+    products of one and two 16-bit words).
 
     Args:
         base: noise that does not grow, in u.
-        growth: default, coupled iterations: 0.3 in 16 bits and TF32, where 0.1 is measured, 3 in float32 and float64.
+        growth: default: `rounding_growth` of coupled iterations.
     """
     if workload.lower is None:
         return None
     assert workload.p is not None
     u = get_precision(workload.precision).unit_roundoff
     if growth is None:
-        growth = 0.3 if u > 1e-5 else 3.0
+        growth = rounding_growth(workload.precision)
     error = u * (base + growth / (workload.lower * workload.p)) * math.sqrt(max(1.0, workload.n / 256.0))
     return error if error <= 0.3 else None
+
+
+def rounding_growth(precision: str, *, operands: float = 0.3, sums: float = 3.0) -> float:
+    """operands + sums u_s / u, u_s = min(u, 2^-24): what rounded operands and what float32 sums and iterates add, in u.
+
+    The first is 0 where operands are not rounded. Coupled iterations measure 0.1 and, with u_s = u, 0.7 to 1.2.
+    """
+    u = get_precision(precision).unit_roundoff
+    u_sums = min(u, 2.0**-24)
+    return (operands if u > u_sums else 0.0) + sums * u_sums / u

@@ -14,7 +14,7 @@ from iroot.methods._constant import host_constant
 from iroot.minimax import Minimax, minimax
 from iroot.ops import Ops
 from iroot.options import check_target
-from iroot.precision import FLOATING, get_precision
+from iroot.precision import FLOATING, SPLIT
 from iroot.registry import MethodSpec, Operands, Workload, register
 from iroot.scaling import get_scaling
 
@@ -122,15 +122,14 @@ def _planned(workload: Workload, options: ChebyshevOptions) -> Minimax:
 
 def flops(workload: Workload, options: ChebyshevOptions) -> float:
     """One product n x n x k per degree, and the bound's."""
-    assert workload.k is not None
-    blocks = workload.batch * _planned(workload, options).degree * 2.0 * float(workload.n) ** 2 * workload.k
+    blocks = _spd.block_products(workload, _planned(workload, options).degree)
     return blocks + _spd.symmetric_products(workload, get_scaling(options.scaling).products)
 
 
 def accuracy(workload: Workload, options: ChebyshevOptions) -> float | None:
-    """The polynomial's error plus amplified rounding, in 16 bits three times that of the coupled iterations."""
-    short = get_precision(workload.precision).unit_roundoff > 1e-5
-    rounding = _spd.amplified_rounding(workload, growth=1.0 if short else 3.0)
+    """The polynomial's error plus amplified rounding, of the operands three times that of the coupled iterations."""
+    growth = _spd.rounding_growth(workload.precision, operands=1.0)
+    rounding = _spd.amplified_rounding(workload, growth=growth)
     return None if rounding is None else rounding + _planned(workload, options).error
 
 
@@ -140,7 +139,7 @@ register(
         task="inverse_apply",
         function=apply_chebyshev,
         options=ChebyshevOptions,
-        precisions=FLOATING,
+        precisions=FLOATING + SPLIT,
         flops=flops,
         bytes_moved=_spd.apply_bytes,
         accuracy=accuracy,

@@ -10,7 +10,7 @@ from iroot.methods import _coupled, _spd
 from iroot.methods.coupled_pe import accuracy, find_schedule, planned_schedule
 from iroot.ops import Ops
 from iroot.options import ScheduleOptions
-from iroot.precision import FLOATING
+from iroot.precision import FLOATING, SPLIT
 from iroot.registry import MethodSpec, Operands, Workload, register
 from iroot.scaling import get_scaling
 
@@ -53,7 +53,7 @@ def flops(workload: Workload, options: ScheduleOptions) -> float:
         blocks = steps
     else:
         blocks = 1
-    return _spd.symmetric_products(workload, products) + workload.batch * blocks * 2.0 * n * n * k
+    return _spd.symmetric_products(workload, products) + _spd.block_products(workload, blocks)
 
 
 register(
@@ -62,7 +62,7 @@ register(
         task="inverse_apply",
         function=apply_coupled_pe,
         options=ScheduleOptions,
-        precisions=FLOATING,
+        precisions=FLOATING + SPLIT,
         flops=flops,
         bytes_moved=_spd.apply_bytes,
         accuracy=accuracy,

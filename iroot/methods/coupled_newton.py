@@ -11,7 +11,7 @@ from iroot.methods import _coupled, _spd
 from iroot.methods._constant import host_constant
 from iroot.ops import Ops
 from iroot.options import check_target
-from iroot.precision import FLOATING
+from iroot.precision import FLOATING, SPLIT
 from iroot.registry import MethodSpec, Operands, Workload, register
 from iroot.scaling import get_scaling
 from iroot.schedules import count_products
@@ -121,7 +121,7 @@ register(
         task="inverse_root",
         function=coupled_newton,
         options=CoupledNewtonOptions,
-        precisions=FLOATING,
+        precisions=FLOATING + SPLIT,
         flops=flops,
         bytes_moved=_spd.root_bytes,
         accuracy=accuracy,

@@ -11,7 +11,7 @@ from iroot.methods._constant import host_constant
 from iroot.ops import Ops
 from iroot.options import ScheduleOptions
 from iroot.plans import Costs, cheapest_schedule, coupled_costs
-from iroot.precision import FLOATING
+from iroot.precision import FLOATING, SPLIT
 from iroot.registry import MethodSpec, Operands, Workload, register
 from iroot.scaling import get_scaling
 from iroot.schedules import Design, Schedule, schedule_for
@@ -93,7 +93,7 @@ register(
         task="inverse_root",
         function=coupled_pe,
         options=ScheduleOptions,
-        precisions=FLOATING,
+        precisions=FLOATING + SPLIT,
         flops=flops,
         bytes_moved=_spd.root_bytes,
         accuracy=accuracy,

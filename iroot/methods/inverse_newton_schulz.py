@@ -7,7 +7,7 @@ from torch import Tensor
 from iroot.methods import _coupled, _spd
 from iroot.methods.coupled_newton import CoupledNewtonOptions, accuracy, newton_multipliers, newton_steps
 from iroot.ops import Ops
-from iroot.precision import FLOATING
+from iroot.precision import FLOATING, SPLIT
 from iroot.registry import MethodSpec, Operands, Workload, register
 from iroot.scaling import get_scaling
 from iroot.schedules import count_products
@@ -67,7 +67,7 @@ register(
         task="inverse_root",
         function=inverse_newton_schulz,
         options=CoupledNewtonOptions,
-        precisions=FLOATING,
+        precisions=FLOATING + SPLIT,
         flops=flops,
         bytes_moved=_spd.root_bytes,
         accuracy=accuracy,

@@ -7,7 +7,7 @@ from torch import Tensor
 from iroot.methods._operands import require_factors
 from iroot.methods._products import product_accuracy, product_bytes, product_flops
 from iroot.ops import Ops
-from iroot.precision import FLOATING, QUANTISED
+from iroot.precision import FLOATING, QUANTISED, SPLIT
 from iroot.registry import MethodSpec, NoOptions, Operands, register
 
 
@@ -27,7 +27,7 @@ register(
         name="matmul",
         task="gemm",
         function=matmul,
-        precisions=FLOATING + QUANTISED,
+        precisions=FLOATING + SPLIT + QUANTISED,
         flops=lambda workload, options: product_flops(workload),
         bytes_moved=lambda workload, options: product_bytes(workload),
         accuracy=lambda workload, options: product_accuracy(workload),

@@ -9,7 +9,7 @@ from iroot.methods._constant import host_constant
 from iroot.methods.coupled_pe import find_schedule
 from iroot.ops import Ops
 from iroot.options import ScheduleOptions
-from iroot.precision import FLOATING
+from iroot.precision import FLOATING, SPLIT
 from iroot.registry import MethodSpec, Operands, Workload, register
 from iroot.scaling import get_scaling
 from iroot.schedules import Schedule, evaluation_products
@@ -80,7 +80,7 @@ register(
         function=newton_db,
         options=ScheduleOptions,
         roots=(2, 4, 8),
-        precisions=FLOATING,
+        precisions=FLOATING + SPLIT,
         flops=flops,
         bytes_moved=_spd.root_bytes,
         accuracy=accuracy,

@@ -9,7 +9,7 @@ from iroot.methods.coupled_pe import find_schedule
 from iroot.ops import Ops
 from iroot.options import ScheduleOptions
 from iroot.plans import Costs
-from iroot.precision import FLOATING, get_precision
+from iroot.precision import FLOATING, SPLIT, get_precision
 from iroot.registry import MethodSpec, Operands, Workload, register
 from iroot.scaling import get_scaling
 from iroot.schedules import Schedule, power_products
@@ -79,11 +79,16 @@ def flops(workload: Workload, options: ScheduleOptions) -> float:
 
 
 def accuracy(workload: Workload, options: ScheduleOptions) -> float | None:
-    """Schedule error plus amplified rounding; nothing stated beyond kappa 1e5, or 1e3 in 16 bits and TF32."""
-    short = get_precision(workload.precision).unit_roundoff > 1e-5
-    if workload.lower is None or workload.lower < (1e-3 if short else 1e-5):
+    """Schedule error plus amplified rounding; nothing beyond kappa 1e5, 2e3 in two words, 1e3 in 16 bits or TF32.
+
+    Half of the eigenvalues small, p = 2, fp16x3, n = 96: 3e-5 at kappa 1e3 and 5e-3 at 1e4 (CPU).
+    """
+    plan = get_precision(workload.precision)
+    smallest = 5e-4 if plan.words == 2 else 1e-3 if plan.unit_roundoff > 1e-5 else 1e-5
+    if workload.lower is None or workload.lower < smallest:
         return None
-    rounding = _spd.amplified_rounding(workload, growth=0.5 if short else 12.0)
+    growth = _spd.rounding_growth(workload.precision, operands=0.5, sums=12.0)
+    rounding = _spd.amplified_rounding(workload, growth=growth)
     return None if rounding is None else rounding + planned_schedule(workload, options).error
 
 
@@ -93,7 +98,7 @@ register(
         task="inverse_root",
         function=uncoupled_pe,
         options=ScheduleOptions,
-        precisions=FLOATING,
+        precisions=FLOATING + SPLIT,
         flops=flops,
         bytes_moved=_spd.root_bytes,
         accuracy=accuracy,

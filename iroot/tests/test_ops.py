@@ -37,6 +37,8 @@ def operand_error(A: Tensor, precision: str, *, side: str) -> Tensor:
     """Elementwise bound on how far a product operand is from A (float64, representable in storage)."""
     row = get_precision(precision)
     largest = A.abs().amax((-2, -1), keepdim=True)
+    if row.words == 2:
+        return row.unit_roundoff * A.abs() + 2.0**-39 * largest
     if precision not in QUANTISED:
         return A.abs() * (row.unit_roundoff if precision == "tf32" else 0.0)
     if row.operand.startswith("int"):
@@ -57,7 +59,8 @@ def result_roundoff(precision: str) -> float:
     row = get_precision(precision)
     if precision in QUANTISED:
         return 3 * 2.0**-8
-    return row.unit_roundoff if row.execution == "emulated" else torch.finfo(row.storage).eps / 2
+    stored_short = row.execution == "emulated" and row.words == 1
+    return row.unit_roundoff if stored_short else torch.finfo(row.storage).eps / 2
 
 
 def assert_within(C: Tensor, reference: Tensor, bound: Tensor, precision: str) -> None:

@@ -1,0 +1,124 @@
+"""Products of float32 matrices on 16-bit tensor cores: every operand is split into two 16-bit words.
+
+    s A ~ A_h + A_l,   A_h = fl16(s A),   A_l = fl16(s A - A_h)
+    A B ~ (A_l B_h + A_h B_l + A_h B_h) / (s_A s_B)
+
+(Markidis et al. 2018, arXiv 1803.04014; Ootomo and Yokota 2022, arXiv 2203.03341). The product A_l B_l is left out.
+With t bits of significand, the hidden one included, two words hold an entry to 2^(-2 t - 1) of itself (float16 2^-23,
+bfloat16 2^-17), and what is left out is at most 2^(-2 t), so that
+
+    |computed - A B| <= 2 u |A| |B|   entrywise, u = 2^(-2 t): 2^-22 for fp16x3, 2^-16 for bf16x3,
+
+besides the float32 sums.
+
+The scale s is a power of two, so that it is exact. bfloat16 has float32's range and takes s = 1. float16's words end at
+a spacing of 2^-24: unscaled, two of them leave an absolute error of 2^-25, more than 2^-23 of any entry below 2^-2. s
+brings the largest entry of each matrix into [2^14, 2^15), below float16's 65504, and an entry keeps its 2^-23 down to
+2^-17 of the largest; what is smaller is right to 2^-39 of the largest. One scale for both words, unlike 2^11 on the low
+one alone, leaves the three products with one common factor, so that they are a single product of 3 K columns:
+
+    [A_l A_h A_h] [B_h; B_l; B_h].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from iroot.errors import InvalidInputError
+from iroot.precision import Precision
+from iroot.torch_ops import TorchOps, wide_product
+
+_LARGEST = 2.0**15
+_SMALLEST = 2.0**-96  # largest entry of a matrix that is scaled fully; the scale of a zero matrix stays finite
+
+# Tensor cores truncate their running sum after every 16 columns, an error relative to the sum so far.
+_PROMOTE_K = {"bfloat16": 0, "float16": 256}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """hi + lo = scale times a matrix, both in the 16-bit format; `inverse` is 1 / scale (..., 1, 1), None for 1."""
+
+    hi: Tensor
+    lo: Tensor
+    inverse: Tensor | None
+
+    @property
+    def mT(self) -> Words:
+        """The transpose, without a copy."""
+        return Words(hi=self.hi.mT, lo=self.lo.mT, inverse=self.inverse)
+
+
+class SplitOps(TorchOps):
+    """bf16x3 and fp16x3: float32 operands and results, three 16-bit products in float32 sums.
+
+    The same on a CPU, where words are multiplied as float32 copies: a product of two words is exact there too.
+    """
+
+    def __init__(self, precision: Precision, device: torch.device, *, promote_k: int | None = None) -> None:
+        """`promote_k`: columns after which a tensor core's sum is added to a float32 one, 0 for never."""
+        super().__init__(precision, device)
+        if promote_k is not None and promote_k < 0:
+            raise InvalidInputError(f"promote_k must be 0 or more, got {promote_k}")
+        self._format: torch.dtype = getattr(torch, precision.operand)
+        self._promote_k = _PROMOTE_K[precision.operand] if promote_k is None else promote_k
+
+    def matmul_wide(self, A: Tensor, B: Tensor) -> Tensor:
+        """A B in float32, as every product here."""
+        return self.matmul(A, B)
+
+    def gram(self, G: Tensor) -> Tensor:
+        """G G^T; G is split once."""
+        words = self.split(G)
+        return _finished(self._product(words, words.mT), words, words, 1.0)
+
+    def split(self, A: Tensor) -> Words:
+        """The two words of each matrix of A (..., m, n)."""
+        A = A.to(self.storage)
+        scale = _scale(A) if self._format == torch.float16 else None
+        scaled = A if scale is None else A * scale
+        hi = scaled.to(self._format)
+        return Words(hi=hi, lo=(scaled - hi).to(self._format), inverse=None if scale is None else 1.0 / scale)
+
+    def _multiply_add(self, A: Tensor, B: Tensor, C: Tensor | None, alpha: float, beta: float) -> Tensor:
+        left = self.split(A)
+        right = left if B is A else self.split(B)
+        product = _finished(self._product(left, right), left, right, alpha)
+        return product if C is None else product.add_(C, alpha=beta)
+
+    def _product(self, left: Words, right: Words) -> Tensor:
+        """(s_A A) (s_B B) in float32."""
+        depth = left.hi.shape[-1]
+        size = self._promote_k or max(depth, 1)
+        total = _words_product(left, right, slice(0, size))
+        for start in range(size, depth, size):
+            total = total.add_(_words_product(left, right, slice(start, start + size)))
+        return total
+
+
+def _words_product(left: Words, right: Words, columns: slice) -> Tensor:
+    """The three products over some columns, in one.
+
+    The small ones come first: a sum truncated relative to its size loses nothing to speak of while it is small.
+    """
+    A_h, A_l = left.hi[..., columns], left.lo[..., columns]
+    B_h, B_l = right.hi[..., columns, :], right.lo[..., columns, :]
+    return wide_product(torch.cat((A_l, A_h, A_h), dim=-1), torch.cat((B_h, B_l, B_h), dim=-2))
+
+
+def _finished(product: Tensor, left: Words, right: Words, alpha: float) -> Tensor:
+    """alpha / (s_A s_B) times the product, in place."""
+    if left.inverse is None or right.inverse is None:
+        return product if alpha == 1.0 else product.mul_(alpha)
+    return product.mul_(left.inverse * right.inverse * alpha)
+
+
+def _scale(A: Tensor) -> Tensor:
+    """The power of two, (..., 1, 1), that brings the largest entry of each matrix into [2^14, 2^15)."""
+    largest: Tensor = torch.linalg.vector_norm(A, ord=float("inf"), dim=(-2, -1), keepdim=True)
+    largest = largest.clamp_min(_SMALLEST)
+    # largest = mantissa 2^exponent with mantissa in [1/2, 1), so the quotient is 2^exponent exactly.
+    return _LARGEST * torch.frexp(largest).mantissa / largest
