@@ -56,6 +56,7 @@ def compare(
     kind: Literal["baseline", "previous_run", "run", "paired"],
     force: bool = False,
     qualification: Qualification | None = None,
+    suspects: frozenset[str] = frozenset(),
 ) -> Comparison:
     """Judge every case of either side.
 
@@ -67,6 +68,8 @@ def compare(
             control kernels.
         force: compare unlike machines; the comparison is marked.
         qualification: of the candidate's machine; tau is then at least the 99th percentile of a case's A/A mean.
+        suspects: ids of cases to be tested for a slowdown before the others (`stages.holm_in_turn`), chosen without
+            these launches.
 
     Raises:
         UnlikeMachinesError: the hardware differs and `force` is not given.
@@ -78,7 +81,8 @@ def compare(
             f"{'; '.join(hardware)}. Compare with a run of this machine, or force it and read every ratio as a "
             "difference between machines"
         )
-    rules = replace(_rules(candidate, reference, kind), noise=qualification.noise() if qualification else {})
+    noise = qualification.noise() if qualification else {}
+    rules = replace(_rules(candidate, reference, kind), noise=noise, suspects=suspects)
     verdicts = _rows(candidate, reference, rules)
     return Comparison(
         candidate=candidate.run.run_id,

@@ -17,11 +17,11 @@ from harness.arm_plan import plan_arms
 from harness.arms import Arm
 from harness.compare import compare
 from harness.errors import MeasurementError
-from harness.gate import Evidence, GateResult, GateRules, judge, route, with_quality_of
+from harness.gate import Evidence, GateResult, GateRules, judge, route, suspects, with_quality_of
 from harness.judge.problems import PROBLEMS
 from harness.launcher import Observer
 from harness.paired import PairedRequest, PairedRuns, run_paired
-from harness.records import PlannedCase, RunSummary
+from harness.records import Comparison, PlannedCase, RunSummary
 from harness.reference import BASELINE, ReferenceKind, narrowed, resolve_reference
 from harness.runner import RunRequest, run_sweep
 from harness.store import Store
@@ -182,7 +182,8 @@ def _measured_again(request: GateRequest, first: Evidence, routed: tuple[str, ..
     found = _paired_evidence(run_paired(pairs, observer=observer), Store(request.store))
     candidate = with_quality_of(found.candidate, first.candidate)
     reference = with_quality_of(found.reference, first.reference)
-    return _evidence(candidate, reference, "paired", Store(request.store))
+    comparison = _compared(candidate, reference, "paired", Store(request.store), suspects=suspects(first))
+    return Evidence(candidate=candidate, reference=reference, comparison=comparison)
 
 
 def _paired_evidence(runs: PairedRuns, store: Store) -> Evidence:
@@ -193,10 +194,21 @@ def _paired_evidence(runs: PairedRuns, store: Store) -> Evidence:
 
 
 def _evidence(candidate: RunSummary, reference: RunSummary, kind: ReferenceKind, store: Store) -> Evidence:
-    """Compare, by what this machine's qualification knows of its noise."""
-    qualification = store.qualification(candidate.run.machine, candidate.run.manifest)
-    comparison = compare(candidate, reference, kind=kind, qualification=qualification)
+    comparison = _compared(candidate, reference, kind, store)
     return Evidence(candidate=candidate, reference=reference, comparison=comparison)
+
+
+def _compared(
+    candidate: RunSummary,
+    reference: RunSummary,
+    kind: ReferenceKind,
+    store: Store,
+    *,
+    suspects: frozenset[str] = frozenset(),
+) -> Comparison:
+    """By what this machine's qualification knows of its noise."""
+    qualification = store.qualification(candidate.run.machine, candidate.run.manifest)
+    return compare(candidate, reference, kind=kind, qualification=qualification, suspects=suspects)
 
 
 def require_fit(device: str) -> None:

@@ -34,9 +34,6 @@ ALPHA = 0.05
 POWER = 0.8
 """Probability with which a slowdown of tau + MDE is called."""
 
-ROUTE_P = 0.10
-"""Stage 1 of the gate routes a case whose raw p for "ratio <= 1" is below this and whose effect exceeds tau / 2."""
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Estimate:
@@ -80,23 +77,6 @@ class Estimate:
     @cached_property
     def _half_width(self) -> Floats:
         return np.asarray(t_quantile((1 + self.confidence) / 2, self.df) * self.se)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class GateDecision:
-    """Stage 2 of the gate: exactly one of the three flags per routed case, none for the others.
-
-    Attributes:
-        adjusted_p: Holm-adjusted p for "ratio <= 1 + tau" over the routed cases, NaN for the others.
-        regressed: surely slower than 1 + tau.
-        passed: surely not slower than 1 + tau.
-        undecided: neither.
-    """
-
-    adjusted_p: Floats
-    regressed: Flags
-    passed: Flags
-    undecided: Flags
 
 
 def launch_median(samples_s: Sequence[float] | Floats) -> float:
@@ -318,35 +298,6 @@ def interleaved(pairs: int, *, first: Literal["A", "B"] = "A") -> tuple[Literal[
     for pair in range(pairs):
         order += [first, second] if pair % 2 == 0 else [second, first]
     return tuple(order)
-
-
-def route_stage1(estimate: Estimate, tau: FloatLike) -> Flags:
-    """Cases of the gate's first stage that must be measured again.
-
-    Those that look slower (raw p < 0.10 for "ratio <= 1" and effect > tau / 2) and those whose upper bound is above
-    1 + tau; a case without an interval is routed too. The others are surely not slower than 1 + tau and pass.
-    """
-    looks_slower = (p_slower(estimate) < ROUTE_P) & (np.expm1(estimate.log_ratio) > np.asarray(tau) / 2)
-    surely_not_slower = estimate.high < np.log1p(tau)
-    return np.asarray(looks_slower | ~surely_not_slower)
-
-
-def decide_stage2(fresh: Estimate, tau: FloatLike, *, routed: Flags | None = None) -> GateDecision:
-    """Decide the routed cases on their fresh pairs alone, Holm-corrected over the routed cases.
-
-    Args:
-        fresh: estimate from the second stage's launches, never those of the first.
-        tau: minimum effect.
-        routed: which entries (last axis: the family) were routed; None means all of `fresh`.
-    """
-    family = np.ones(fresh.log_ratio.shape, dtype=np.bool_) if routed is None else routed
-    raw = np.where(np.isfinite(fresh.se), p_slower(fresh, tau), 1.0)
-    adjusted = holm(np.where(family, raw, np.nan))
-    regressed = family & (adjusted < ALPHA)
-    passed = family & ~regressed & (fresh.high < np.log1p(tau))
-    return GateDecision(
-        adjusted_p=adjusted, regressed=regressed, passed=passed, undecided=family & ~regressed & ~passed
-    )
 
 
 def t_quantile(probability: float, df: FloatLike) -> Floats:

@@ -33,6 +33,7 @@ from harness import stats
 from harness.estimates import CasePair, Launches, estimates
 from harness.qualification import CaseNoise
 from harness.records import CaseSummary, Design, Mode, Outcome, RunSummary, Verdict
+from harness.stages import holm_in_turn
 
 RUN_SPREAD = 0.006
 """Between-process spread of log time taken where a reference holds no spread of its own (a single run): the upper end
@@ -79,6 +80,7 @@ class TimeRules:
         another_unit: the two sides were measured on different units of one model.
         shift: control correction, or None where there is none.
         noise: what the machine's qualification says of the cases; empty: unqualified.
+        suspects: ids of cases that are tested for a slowdown before the others.
     """
 
     launches: Launches
@@ -86,6 +88,7 @@ class TimeRules:
     another_unit: bool = False
     shift: ControlShift | None = None
     noise: Mapping[str, CaseNoise] = field(default_factory=dict)
+    suspects: frozenset[str] = frozenset()
 
     def corrects(self, pair: CasePair) -> bool:
         """Whether the control correction applies to a case."""
@@ -171,7 +174,7 @@ def control_shift(candidate: RunSummary, reference: RunSummary, launches: Launch
 
 
 def time_verdicts(pairs: Sequence[CasePair], rules: TimeRules) -> list[TimeVerdict]:
-    """Judge every case, in order. p is Holm-adjusted over the gating cases, and apart over the advisory ones.
+    """Judge every case, in order. p is Holm-adjusted over the gating cases (suspects first), apart over advisory ones.
 
     Advisory cases (eager calls, whose launches spread by 15 %, and controls) must not cost the gating ones their power.
     """
@@ -208,6 +211,7 @@ def _figures(pairs: Sequence[CasePair], rules: TimeRules) -> list[_Figures]:
     estimate = _corrected(raw, pairs, rules)
     tau = np.array([rules.tau(pair) for pair in pairs])
     gates = np.array([pair.gates for pair in pairs])
+    first = gates & np.array([pair.candidate.planned.case.case_id in rules.suspects for pair in pairs])
     slower, faster = stats.p_slower(estimate, tau), stats.p_faster(estimate, tau)
     columns: dict[str, npt.NDArray[Any]] = {
         "log_ratio": estimate.log_ratio,
@@ -215,11 +219,11 @@ def _figures(pairs: Sequence[CasePair], rules: TimeRules) -> list[_Figures]:
         "log_high": estimate.high,
         "log_mde": estimate.mde,
         "log_raw": raw.log_ratio,
-        "slower": _holm_by_family(slower, gates),
-        "faster": _holm_by_family(faster, gates),
+        "slower": _by_family(slower, gates, first),
+        "faster": _by_family(faster, gates, np.zeros_like(first)),
         "alone": np.minimum(slower, faster),
         "unchanged": stats.is_unchanged(estimate, tau),
-        "family": np.where(gates, gates.sum(), (~gates).sum()),
+        "family": np.where(first, first.sum(), np.where(gates, gates.sum(), (~gates).sum())),
         "n": estimate.n,
         "n_ref": estimate.n_ref,
         "time_s": found.time_s,
@@ -248,8 +252,8 @@ def _corrected(raw: stats.Estimate, pairs: Sequence[CasePair], rules: TimeRules)
     return stats.corrected(raw, by)
 
 
-def _holm_by_family(p: stats.Floats, gates: stats.Flags) -> stats.Floats:
-    gating, advisory = stats.holm(np.where(gates, p, np.nan)), stats.holm(np.where(gates, np.nan, p))
+def _by_family(p: stats.Floats, gates: stats.Flags, first: stats.Flags) -> stats.Floats:
+    gating, advisory = holm_in_turn(np.where(gates, p, np.nan), first), stats.holm(np.where(gates, np.nan, p))
     return np.where(gates, gating, advisory)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from harness import stats
+from harness import stages, stats
 from harness.compare import compare
 from harness.estimates import Launches
 from harness.records import RunSummary, Verdict
@@ -63,9 +63,10 @@ def gate(machine: Machine, truth: Log, *, runs: int, seed: int) -> GateRuns:
     generator = np.random.default_rng(seed)
     every = np.broadcast_to(truth, (runs, CASES))
     first = machine.pairs(generator, every, stats.interleaved(6))
-    routed = stats.route_stage1(first, TAU)
+    routed = stages.route_stage1(first, TAU)
     fresh = machine.pairs(generator, every[routed], stats.interleaved(10, first="B"))
-    decision = stats.decide_stage2(spread_out(fresh, routed), TAU, routed=routed)
+    suspected = stages.looks_slower(first, TAU)
+    decision = stages.decide_stage2(spread_out(fresh, routed), TAU, routed=routed, suspected=suspected)
     unchanged = stats.is_unchanged(first, TAU) & ~routed
     unchanged[routed] = stats.is_unchanged(fresh, TAU)
     return GateRuns(unchanged=unchanged, regressed=decision.regressed, undecided=decision.undecided)
@@ -112,12 +113,15 @@ class TestGate:
             assert found.undecided.mean() <= 1e-5
 
     def test_every_case_at_the_threshold(self, spread: float, drift: float) -> None:
-        """The family-wise rate is at most Holm's 5 %: measured 3.4-4.4 %."""
+        """The family-wise rate is at most Holm's 5 %, suspects tested first or not."""
         found = gate(Machine(spread=spread, drift=drift), slowed(TAU), runs=800, seed=2)
         assert 0.02 <= found.alarms / 800 <= 0.06
 
     def test_power(self, spread: float, drift: float) -> None:
-        """Five slow cases of 200. At a spread of 1 % some 45 cases are routed, and Holm's price is power."""
+        """Five slow cases of 200. At a spread of 1 % some 48 cases are routed, but 12 of them looked slower.
+
+        Holm over all of them would find +5 % in 0.95, over those that looked slower it does in 0.995.
+        """
         machine = Machine(spread=spread, drift=drift)
         hits = {}
         for effect in (0.03, 0.05):
@@ -128,7 +132,7 @@ class TestGate:
             assert at_least(hits[0.03], 2000) >= 0.95
             assert at_least(hits[0.05], 2000) >= 0.99
         else:
-            assert at_least(hits[0.05], 2000) >= 0.93
+            assert at_least(hits[0.05], 2000) >= 0.985
 
 
 def test_drift_would_matter_in_sequence() -> None:

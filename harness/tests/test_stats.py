@@ -11,7 +11,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import stats
+from harness import stages, stats
 
 NAN = math.nan
 
@@ -118,7 +118,7 @@ class TestEstimates:
         for estimate in (stats.unpaired(few, enough), stats.unpaired(enough, few), stats.paired(few, few)):
             assert np.isnan([estimate.se, estimate.low, estimate.high, estimate.mde, stats.p_slower(estimate)]).all()
             assert not stats.is_unchanged(estimate, 0.02)
-            assert stats.route_stage1(estimate, 0.02)
+            assert stages.route_stage1(estimate, 0.02)
 
     def test_zero_spread_is_decided_by_the_sign(self) -> None:
         slower = stats.unpaired([1.1] * 3, [1.0] * 3)
@@ -260,21 +260,39 @@ class TestGateStages:
 
     def test_routes_what_looks_slower_or_is_not_surely_fast_enough(self) -> None:
         estimate = self.estimate(0.0, 0.012, 0.019, 0.03, -0.05)
-        assert stats.route_stage1(estimate, 0.02).tolist() == [False, True, True, True, False]
+        assert stages.route_stage1(estimate, 0.02).tolist() == [False, True, True, True, False]
 
     def test_a_noisy_case_is_routed(self) -> None:
-        assert stats.route_stage1(self.estimate(0.0, spread=0.03), 0.02).tolist() == [True]
+        assert stages.route_stage1(self.estimate(0.0, spread=0.03), 0.02).tolist() == [True]
 
     def test_stage_two_decides_the_routed_cases_alone(self) -> None:
         fresh = self.estimate(0.06, 0.0, 0.0215, 0.06)
-        decision = stats.decide_stage2(fresh, 0.02, routed=np.array([True, True, True, False]))
+        decision = stages.decide_stage2(fresh, 0.02, routed=np.array([True, True, True, False]))
         assert decision.regressed.tolist() == [True, False, False, False]
         assert decision.passed.tolist() == [False, True, False, False]
         assert decision.undecided.tolist() == [False, False, True, False]
         assert np.isnan(decision.adjusted_p[3])
 
+    def test_suspects_are_tested_before_the_others(self) -> None:
+        p = np.array([0.001, 0.04, 0.002, 0.012, math.nan])
+        first = np.array([True, False, True, False, False])
+        assert stages.holm_in_turn(p, first)[:4] == pytest.approx([0.002, 0.04, 0.002, 0.024])
+        kept = stages.holm_in_turn(np.where(first, [0.001, 0, 0.3, 0, 0], p), first)
+        assert kept[:4] == pytest.approx([0.002, 0.3, 0.3, 0.3])
+        assert np.isnan(kept[4])
+
+    def test_without_suspects_it_is_holm(self) -> None:
+        p = np.array([[0.01, 0.02, math.nan], [0.5, 0.001, 0.02]])
+        none = np.zeros(p.shape, dtype=np.bool_)
+        np.testing.assert_array_equal(stages.holm_in_turn(p, none), stats.holm(p))
+        np.testing.assert_array_equal(stages.holm_in_turn(p, ~none), stats.holm(p))
+
+    def test_a_suspect_without_an_interval_holds_the_others_back(self) -> None:
+        found = stages.holm_in_turn(np.array([math.nan, 1e-6]), np.array([True, False]))
+        assert found[1] == 1.0
+
     def test_holm_counts_routed_cases_without_an_interval(self) -> None:
         fresh = stats.paired([[1.03, 1.031, 1.033], [1.0, NAN, NAN]], np.ones((2, 3)))
-        decision = stats.decide_stage2(fresh, 0.02)
+        decision = stages.decide_stage2(fresh, 0.02)
         assert decision.adjusted_p[0] == pytest.approx(2 * float(stats.p_slower(fresh, 0.02)[0]))
         assert decision.undecided.tolist() == [False, True]
