@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,7 +22,16 @@ from pydantic import Field, ValidationError
 
 from harness.checksums import check_sums, with_sums
 from harness.errors import BaselineError
-from harness.records import SCHEMA_VERSION, Outcome, PlannedCase, Quality, Record, RunRecord
+from harness.records import (
+    SCHEMA_VERSION,
+    GrownRecord,
+    LaunchedKernel,
+    Outcome,
+    PlannedCase,
+    Quality,
+    Record,
+    RunRecord,
+)
 
 LAUNCHES, QUALITY, METADATA = "launches.parquet", "quality.parquet", "metadata.json"
 
@@ -46,14 +56,18 @@ QUALITY_SCHEMA = pa.schema(
 )
 
 
-class BaselineCase(Record):
+class BaselineCase(GrownRecord):
     """What is kept of a case besides its times and quality; fields as in `records.CaseSummary`."""
+
+    LATER: ClassVar[tuple[str, ...]] = ("first_calls_s", "kernels")
 
     planned: PlannedCase
     outcome: Outcome
     error: str | None = None
     peak_bytes: int | None = None
     first_call_s: float | None = None
+    first_calls_s: tuple[float, ...] = ()
+    kernels: tuple[LaunchedKernel, ...] | None = None
     run_spread: float | None = None
     runs: tuple[str, ...]
     """Ids of the runs behind this case."""

@@ -9,7 +9,7 @@ from datetime import date
 from typing import TypeVar
 
 from harness.baseline_files import Amendment, BaselineCase, BaselineContent, BaselineMetadata
-from harness.records import CaseSummary, Outcome, PlannedCase, Quality, RunSummary
+from harness.records import CaseSummary, LaunchedKernel, Outcome, PlannedCase, Quality, RunSummary
 
 _Figures = TypeVar("_Figures")
 
@@ -102,9 +102,17 @@ def _case(planned: PlannedCase, runs: Sequence[RunSummary], medians: Mapping[tup
         error=deciding.error.splitlines()[0] if deciding.error else None,
         peak_bytes=max((case.peak_bytes for case in found if case.peak_bytes is not None), default=None),
         first_call_s=_median([case.first_call_s for case in found]),
+        first_calls_s=tuple(each for case in found for each in case.first_calls_s),
+        kernels=_kernels(found),
         run_spread=run_spread(medians),
         runs=tuple(each.run.run_id for each in runs),
     )
+
+
+def _kernels(found: Sequence[CaseSummary]) -> tuple[LaunchedKernel, ...] | None:
+    """Every kernel that a run saw; None where no run looked."""
+    seen = [case.kernels for case in found if case.kernels is not None]
+    return tuple(dict.fromkeys(kernel for kernels in seen for kernel in kernels)) if seen else None
 
 
 def run_spread(medians_s: Mapping[tuple[str, int], float]) -> float | None:
@@ -145,6 +153,8 @@ def summary_of(content: BaselineContent) -> RunSummary:
             quality=content.quality.get(case_id, ()),
             peak_bytes=case.peak_bytes,
             first_call_s=case.first_call_s,
+            first_calls_s=case.first_calls_s,
+            kernels=case.kernels,
             run_spread=case.run_spread,
             runs=len(case.runs) if len(case.runs) != len(metadata.runs) else None,
         )

@@ -7,23 +7,24 @@ parts, and the second decides alone:
 1. all cases, either in interleaved pairs or as a plain run against the official baseline (a screen);
 2. the cases that part 1 leaves open (`route`), in fresh interleaved pairs, Holm-adjusted over these cases.
 
-Quality is deterministic and judged once, on part 1's figures.
+Quality is deterministic and judged once, on part 1's figures. Peak memory and first calls are judged by the row that
+decided; they fail a case, or leave it undecided, where the plan's rules say so, and are reported where they do not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
-from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from harness import stages, stats
+from harness import stats
 from harness.compare import surely_not_slower
 from harness.errors import ExitCode
 from harness.filters import parse_filter
+from harness.gate_findings import Finding, Ruling, names, resource_findings, resource_notes, waived, worst
 from harness.quality import Accuracy, compare_quality
 from harness.records import CaseSummary, CaseVerdict, Comparison, Outcome, Record, RunSummary, Verdict
 from harness.waivers import Waiver
@@ -36,16 +37,6 @@ GateKind = Literal["paired", "screen"]
 _SOUND = (Outcome.OK, Outcome.THROTTLED)
 
 
-class Ruling(StrEnum):
-    """What the gate says of one case. `advisory`: its time may not fail the gate, whatever it is."""
-
-    PASSED = "passed"
-    FAILED = "failed"
-    UNDECIDED = "undecided"
-    WAIVED = "waived"
-    ADVISORY = "advisory"
-
-
 class GateCase(Record):
     """One case: the verdict that decided it, and what the gate makes of it."""
 
@@ -53,6 +44,8 @@ class GateCase(Record):
     ruling: Ruling
     measured_again: bool = False
     """The fresh pairs of the second part decided."""
+    about: str | None = None
+    """What is ruled on, as waivers name it: a verdict, `peak_memory` or `first_call`; None: a ceiling."""
     reason: str | None = None
     waiver: Waiver | None = None
 
@@ -126,37 +119,18 @@ class GateRules:
 def route(evidence: Evidence) -> tuple[str, ...]:
     """Ids of the cases that must be measured in fresh pairs: those whose time gates and that part 1 leaves open.
 
-    Pairs: `stages.route_stage1`. A screen: every case that is not surely slower by at most its planned threshold; its
-    tau is wider by what a stored reference cannot resolve, and fresh pairs can. Throttled cases are open; cases that
-    failed, or that one side lacks, are decided without a time.
+    Pairs: `stats.route_stage1`. A screen: every case that is not surely slower by at most tau. Throttled cases are
+    open; cases that failed, or that one side lacks, are decided without a time.
     """
     rows = [row for row in evidence.comparison.verdicts if _time_gates(row, evidence)]
     if evidence.comparison.kind != "paired":
-        return tuple(row.case_id for row in rows if not _surely_within_threshold(row, evidence))
-    known = _paired_rows(rows)
+        return tuple(row.case_id for row in rows if not surely_not_slower(row))
+    known = [row for row in rows if row.ratio is not None and row.tau is not None]
     unknown = {row.case_id for row in rows} - {row.case_id for row in known}
     if known:
-        open_ = stages.route_stage1(_estimate(known, evidence), np.array([row.tau for row in known]))
+        open_ = stats.route_stage1(_estimate(known, evidence), np.array([row.tau for row in known]))
         unknown |= {row.case_id for row, flag in zip(known, open_.tolist(), strict=True) if flag}
     return tuple(row.case_id for row in rows if row.case_id in unknown)
-
-
-def suspects(evidence: Evidence) -> frozenset[str]:
-    """Ids of the cases that looked slower in the pairs of part 1; part 2 tests them first. None in a screen."""
-    known = _paired_rows([row for row in evidence.comparison.verdicts if _time_gates(row, evidence)])
-    if evidence.comparison.kind != "paired" or not known:
-        return frozenset()
-    slower = stages.looks_slower(_estimate(known, evidence), np.array([row.tau for row in known]))
-    return frozenset(row.case_id for row, flag in zip(known, slower.tolist(), strict=True) if flag)
-
-
-def _paired_rows(rows: Sequence[CaseVerdict]) -> list[CaseVerdict]:
-    return [row for row in rows if row.ratio is not None and row.tau is not None]
-
-
-def _surely_within_threshold(row: CaseVerdict, evidence: Evidence) -> bool:
-    threshold = evidence.candidate.cases[row.case_id].planned.threshold
-    return row.high is not None and row.high < 1 + threshold
 
 
 def with_quality_of(fresh: RunSummary, first: RunSummary) -> RunSummary:
@@ -182,7 +156,7 @@ def judge(first: Evidence, fresh: Evidence | None, rules: GateRules, *, base: st
     rows = [again.get(row.case_id, row) for row in first.comparison.verdicts]
     cases = tuple(_ruled(row, first, rules, again=row.case_id in again, pending=row.case_id in pending) for row in rows)
     used = {case.waiver for case in cases if case.waiver is not None}
-    expired = tuple(w for w in rules.waivers if w.expired(rules.today) and any(w.names(row) for row in rows))
+    expired = tuple(w for w in rules.waivers if w.expired(rules.today) and any(names(w, row) for row in rows))
     runs = [summary.run.run_id for part in (first, fresh) if part for summary in (part.reference, part.candidate)]
     return GateResult(
         kind="paired" if first.comparison.kind == "paired" else "screen",
@@ -194,52 +168,46 @@ def judge(first: Evidence, fresh: Evidence | None, rules: GateRules, *, base: st
         failures=_unmet(rules.policy.required, rows),
         expired_waivers=expired,
         unused_waivers=tuple(w for w in rules.waivers if w not in used and w not in expired),
-        notes=_stated_notes(first, rules),
+        notes=(*_stated_notes(first, rules), *resource_notes(rows)),
     )
 
 
 # --- one case ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Finding:
-    ruling: Ruling
-    reason: str | None = None
-    hard: bool = False
-    """No waiver covers it."""
-
-
 def _ruled(row: CaseVerdict, first: Evidence, rules: GateRules, *, again: bool, pending: bool) -> GateCase:
-    finding = _finding(row, first, rules, pending=pending)
-    waiver = None
-    if finding.ruling in (Ruling.FAILED, Ruling.UNDECIDED) and not finding.hard:
-        waiver = next((each for each in rules.waivers if each.covers(row, rules.today)), None)
+    findings = [_finding(row, first, rules, pending=pending), *resource_findings(row)]
+    decisive = worst([waived(finding, row, rules.waivers, today=rules.today) for finding in findings])
     return GateCase(
         row=row,
-        ruling=finding.ruling if waiver is None else Ruling.WAIVED,
+        ruling=decisive.ruling,
         measured_again=again,
-        reason=finding.reason,
-        waiver=waiver,
+        about=decisive.what,
+        reason=decisive.reason,
+        waiver=decisive.waiver,
     )
 
 
-def _finding(row: CaseVerdict, first: Evidence, rules: GateRules, *, pending: bool) -> _Finding:
+def _finding(row: CaseVerdict, first: Evidence, rules: GateRules, *, pending: bool) -> Finding:
     ceiling = _above_ceiling(row, first, rules)
     if ceiling is not None:
-        return _Finding(ruling=Ruling.FAILED, reason=ceiling, hard=True)
+        return Finding(ruling=Ruling.FAILED, reason=ceiling)
     if not row.gates:
-        return _Finding(ruling=Ruling.ADVISORY, reason=row.reason)
+        return Finding(ruling=Ruling.ADVISORY, reason=row.reason)
+    judged = Finding(ruling=Ruling.PASSED, reason=row.reason, what=row.verdict.value, ratio=row.ratio)
     unmeasured = _quality_unmeasured(row, first)
     inconclusive = row.verdict is Verdict.INCONCLUSIVE
     open_ = inconclusive and (unmeasured is not None or not surely_not_slower(row))
     fails = row.verdict.value in rules.policy.fail and (open_ or not inconclusive)
     if fails and not (pending and (inconclusive or row.verdict is Verdict.REGRESSED)):
-        return _Finding(ruling=Ruling.FAILED, reason=unmeasured or row.reason or _slower(row))
+        return replace(judged, ruling=Ruling.FAILED, reason=unmeasured or row.reason or _slower(row))
     if pending:
-        return _Finding(ruling=Ruling.UNDECIDED, reason="open after the first pairs, and not measured in fresh ones")
+        return replace(
+            judged, ruling=Ruling.UNDECIDED, reason="open after the first pairs, and not measured in fresh ones"
+        )
     if open_:
-        return _Finding(ruling=Ruling.UNDECIDED, reason=unmeasured or row.reason)
-    return _Finding(ruling=Ruling.PASSED, reason=row.reason)
+        return replace(judged, ruling=Ruling.UNDECIDED, reason=unmeasured or row.reason)
+    return judged
 
 
 def _slower(row: CaseVerdict) -> str | None:

@@ -12,7 +12,7 @@ import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import tomli_w
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, StrictInt, ValidationError, model_validator
@@ -22,7 +22,7 @@ from harness import manifest_checks as checks
 from harness.errors import UsageError
 from harness.filters import parse_filter
 from harness.manifest_errors import explain
-from harness.records import Case, OptionValue, Record, TimingPolicy
+from harness.records import Case, FirstCallRule, GrownRecord, MemoryRule, OptionValue, Record, TimingPolicy
 
 DeviceKind = Literal["cuda", "cpu"]
 ModeChoice = Literal["auto", "graph", "eager", "compile"]
@@ -73,8 +73,10 @@ Failing = Literal["regressed", "less_accurate", "trade", "broken", "missing", "i
 FailingVerdicts = Annotated[tuple[Failing, ...], Field(min_length=1), BeforeValidator(_listed)]
 
 
-class GateRule(Record):
+class GateRule(GrownRecord):
     """What the gate asks of the cases that pass a filter; None leaves a field to the next rule that matches."""
+
+    LATER: ClassVar[tuple[str, ...]] = ("memory", "first_call")
 
     filter: FilterText
     threshold: Threshold | None = None
@@ -82,10 +84,14 @@ class GateRule(Record):
     """Whether the time verdict may fail the gate."""
     max_error: Seconds | None = None
     """Hard ceiling on the candidate's largest relative error over the problem seeds."""
+    memory: MemoryRule | None = None
+    first_call: FirstCallRule | None = None
 
 
-class GatePolicy(Record):
+class GatePolicy(GrownRecord):
     """Which verdicts may fail a check, and from what effect on."""
+
+    LATER: ClassVar[tuple[str, ...]] = ("memory", "first_call")
 
     threshold: Threshold = 0.02
     thresholds: Annotated[dict[str, Threshold], AfterValidator(checks.known_task_keys)] = Field(default_factory=dict)
@@ -102,6 +108,10 @@ class GatePolicy(Record):
     """Pairs of launches of the first stage, over all cases."""
     fresh_pairs: Annotated[StrictInt, Field(ge=3)] = 10
     """Pairs of launches of the second stage, over the cases that the first one leaves open."""
+    memory: MemoryRule = MemoryRule()
+    """Of peak memory; advisory unless `fails` is set."""
+    first_call: FirstCallRule = FirstCallRule()
+    """Of the first call's time: compilation and autotuning; advisory unless `fails` is set."""
 
     def rule_threshold(self, case: Case) -> float | None:
         """The threshold of the first rule that sets one for `case`."""
@@ -114,6 +124,14 @@ class GatePolicy(Record):
     def max_error(self, case: Case) -> float | None:
         """The ceiling of the first rule that sets one for `case`."""
         return next((rule.max_error for rule in self._rules(case) if rule.max_error is not None), None)
+
+    def rule_memory(self, case: Case) -> MemoryRule:
+        """The rule on peak memory of the first rule that holds one for `case`, else the policy's."""
+        return next((rule.memory for rule in self._rules(case) if rule.memory is not None), self.memory)
+
+    def rule_first_call(self, case: Case) -> FirstCallRule:
+        """The rule on first calls of the first rule that holds one for `case`, else the policy's."""
+        return next((rule.first_call for rule in self._rules(case) if rule.first_call is not None), self.first_call)
 
     def _rules(self, case: Case) -> Iterator[GateRule]:
         return (rule for rule in self.rule if parse_filter(rule.filter)(case))

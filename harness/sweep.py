@@ -209,6 +209,8 @@ def _planned(manifest: Manifest, sweep: Sweep, case: Case, device_kind: DeviceKi
         target_error=sweep.target_error or manifest.target_error,
         threshold=threshold,
         gates=by_mode if ruled is None else ruled,
+        memory=gate.rule_memory(case),
+        first_call=gate.rule_first_call(case),
     )
 
 

@@ -7,8 +7,8 @@
     expires = 2027-01-31
     up_to = 1.10            # a slowdown beyond this ratio is not covered
 
-A waiver counts up to the end of the day it expires on. A broken case cannot be waived: what is known to fail is stated
-in the manifest (`expect`).
+A waiver counts up to the end of the day it expires on. `peak_memory` and `first_call` accept what these verdicts beside
+time fail. A broken case cannot be waived: what is known to fail is stated in the manifest (`expect`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from harness.manifest_checks import readable_filter
 from harness.manifest_errors import explain
 from harness.records import CaseVerdict, Record
 
-Waivable = Literal["regressed", "less_accurate", "trade", "missing", "inconclusive"]
+Waivable = Literal["regressed", "less_accurate", "trade", "missing", "inconclusive", "peak_memory", "first_call"]
 
 
 def _listed(value: object) -> object:
@@ -46,14 +46,14 @@ class Waiver(Record):
         """Whether its last day is over."""
         return today > self.expires
 
-    def names(self, row: CaseVerdict) -> bool:
-        """Whether it is written for this case and verdict, expired or not."""
-        return row.verdict.value in self.verdict and parse_filter(self.filter)(row.case)
+    def names(self, row: CaseVerdict, what: str) -> bool:
+        """Whether it is written for this case and for `what`, a verdict or a resource, expired or not."""
+        return what in self.verdict and parse_filter(self.filter)(row.case)
 
-    def covers(self, row: CaseVerdict, today: date) -> bool:
-        """Whether it excuses this row today."""
-        within = self.up_to is None or row.ratio is None or row.ratio <= self.up_to
-        return self.names(row) and within and not self.expired(today)
+    def covers(self, row: CaseVerdict, what: str, *, ratio: float | None, today: date) -> bool:
+        """Whether it excuses `what` of this row today; `ratio` is candidate / reference."""
+        within = self.up_to is None or ratio is None or ratio <= self.up_to
+        return self.names(row, what) and within and not self.expired(today)
 
     @property
     def text(self) -> str:

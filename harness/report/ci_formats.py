@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from xml.etree import ElementTree
 
 from harness.errors import ExitCode
-from harness.gate import GateCase, GateResult, Ruling
+from harness.gate import GateCase, GateResult
+from harness.gate_findings import Ruling
 from harness.report import format as text
 from harness.report.gate import why
 
@@ -48,7 +49,7 @@ def _add_case(suite: ElementTree.Element, case: GateCase) -> None:
     if case.ruling in tags:
         found = ElementTree.SubElement(element, tags[case.ruling], message=_xml(_summary(case)))
         if case.ruling in (Ruling.FAILED, Ruling.UNDECIDED):
-            found.set("type", row.verdict)
+            found.set("type", case.about or row.verdict)
             found.text = _xml("\n".join([*filter(None, [case.reason]), *row.quality_notes]))
 
 

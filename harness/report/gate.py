@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.text import Text
 
-from harness.gate import GateCase, GateResult, Ruling
+from harness.gate import GateCase, GateResult
+from harness.gate_findings import Ruling
 from harness.report import format as text
 from harness.report.tables import Column, Table, build
 from harness.report.verdicts import marks_of

@@ -20,7 +20,7 @@ from harness.cli.baseline import baseline_app
 from harness.compare import compare
 from harness.errors import BaselineError, UsageError
 from harness.filters import parse_filter
-from harness.records import Mode, Outcome, PlannedCase, RunStatus, RunSummary
+from harness.records import LaunchedKernel, Mode, Outcome, PlannedCase, RunStatus, RunSummary
 from harness.stats import prediction_margin
 from harness.store import Store
 from harness.tests import factories as make
@@ -80,6 +80,29 @@ def test_only_the_named_cells_change(folder: Path, tmp_path: Path) -> None:
     (amendment,) = metadata.amendments
     assert (amendment.reason, amendment.revision, amendment.promoted_on) == ("new tiles", "b" * 40, "2026-02-01")
     assert [run.run_id for run in metadata.runs] == [_run(n).run.run_id for n in (1, 2, 3, 7, 8)]
+
+
+def test_first_calls_and_kernels_come_back_and_leave_no_trace_where_there_are_none(tmp_path: Path) -> None:
+    kernel = LaunchedKernel(name="m.k", code_hash="0" * 64, hashed="binary", configuration=(("BLOCK", 64),), launches=3)
+    other = kernel.model_copy(update={"configuration": (("BLOCK", 128),)})
+    runs = [
+        _with_figures(_run(1), first_calls_s=(0.5, 0.6), kernels=(kernel,)),
+        _with_figures(_run(2), first_calls_s=(0.7, 0.4), kernels=(other, kernel)),
+    ]
+    folder = promote(runs, tmp_path, reason="r")
+    loaded = load_baseline(tmp_path, MACHINE, "quick")
+    assert loaded is not None
+    assert loaded.cases[IDS[1]].first_calls_s == (0.5, 0.6, 0.7, 0.4)
+    assert loaded.cases[IDS[1]].kernels == (kernel, other)
+    lines = {case_id: _cells(folder, case_id)[0] for case_id in IDS}
+    fields = ('"kernels"', '"first_calls_s"', '"memory"', '"first_call"')
+    assert [case_id for case_id in IDS if any(field in lines[case_id] for field in fields)] == [IDS[1]]
+
+
+def _with_figures(summary: RunSummary, **figures: object) -> RunSummary:
+    """The second case with these figures."""
+    cases = {**summary.cases, IDS[1]: summary.cases[IDS[1]].model_copy(update=figures)}
+    return summary.model_copy(update={"cases": cases})
 
 
 def test_a_comparison_knows_how_many_runs_stand_behind_a_cell(folder: Path, tmp_path: Path) -> None:

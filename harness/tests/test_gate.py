@@ -11,7 +11,8 @@ import pytest
 
 from harness.compare import compare
 from harness.errors import ExitCode, UsageError
-from harness.gate import Evidence, GateCase, GateResult, GateRules, Ruling, judge, route, with_quality_of
+from harness.gate import Evidence, GateCase, GateResult, GateRules, judge, route, with_quality_of
+from harness.gate_findings import Ruling
 from harness.manifest import GatePolicy, parse_manifest
 from harness.records import CaseVerdict, Mode, Outcome, PlannedCase, Verdict
 from harness.sweep import plan
@@ -286,7 +287,7 @@ class TestWaivers:
 
     def test_nothing_excuses_a_broken_case_or_a_ceiling(self, tmp_path: Path) -> None:
         waiver = self.waiver(tmp_path)
-        assert not waiver.covers(_row(Verdict.BROKEN), TODAY)
+        assert not waiver.covers(_row(Verdict.BROKEN), "broken", ratio=None, today=TODAY)
         policy = {"rule": {"filter": "method=coupled_pe", "max_error": 1e-3}}
         result = ruled(evidence(both(1.0, error=2.0)), policy=policy, waivers=(waiver,))
         assert only(result).ruling is Ruling.FAILED

@@ -15,7 +15,7 @@ from harness import environment
 from harness.arms import resolve_arm
 from harness.cli import main
 from harness.errors import MeasurementError, UnlikeMachinesError, UsageError
-from harness.gate import Ruling
+from harness.gate_findings import Ruling
 from harness.gate_run import GateRequest, run_gate, run_screen, stated_errors
 from harness.manifest import Manifest, parse_manifest
 from harness.paths import project_root
