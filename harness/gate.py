@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from harness import stats
+from harness import stages, stats
 from harness.compare import surely_not_slower
 from harness.errors import ExitCode
 from harness.filters import parse_filter
@@ -119,18 +119,37 @@ class GateRules:
 def route(evidence: Evidence) -> tuple[str, ...]:
     """Ids of the cases that must be measured in fresh pairs: those whose time gates and that part 1 leaves open.
 
-    Pairs: `stats.route_stage1`. A screen: every case that is not surely slower by at most tau. Throttled cases are
-    open; cases that failed, or that one side lacks, are decided without a time.
+    Pairs: `stages.route_stage1`. A screen: every case that is not surely slower by at most its planned threshold; its
+    tau is wider by what a stored reference cannot resolve, and fresh pairs can. Throttled cases are open; cases that
+    failed, or that one side lacks, are decided without a time.
     """
     rows = [row for row in evidence.comparison.verdicts if _time_gates(row, evidence)]
     if evidence.comparison.kind != "paired":
-        return tuple(row.case_id for row in rows if not surely_not_slower(row))
-    known = [row for row in rows if row.ratio is not None and row.tau is not None]
+        return tuple(row.case_id for row in rows if not _surely_within_threshold(row, evidence))
+    known = _paired_rows(rows)
     unknown = {row.case_id for row in rows} - {row.case_id for row in known}
     if known:
-        open_ = stats.route_stage1(_estimate(known, evidence), np.array([row.tau for row in known]))
+        open_ = stages.route_stage1(_estimate(known, evidence), np.array([row.tau for row in known]))
         unknown |= {row.case_id for row, flag in zip(known, open_.tolist(), strict=True) if flag}
     return tuple(row.case_id for row in rows if row.case_id in unknown)
+
+
+def suspects(evidence: Evidence) -> frozenset[str]:
+    """Ids of the cases that looked slower in the pairs of part 1; part 2 tests them first. None in a screen."""
+    known = _paired_rows([row for row in evidence.comparison.verdicts if _time_gates(row, evidence)])
+    if evidence.comparison.kind != "paired" or not known:
+        return frozenset()
+    slower = stages.looks_slower(_estimate(known, evidence), np.array([row.tau for row in known]))
+    return frozenset(row.case_id for row, flag in zip(known, slower.tolist(), strict=True) if flag)
+
+
+def _paired_rows(rows: Sequence[CaseVerdict]) -> list[CaseVerdict]:
+    return [row for row in rows if row.ratio is not None and row.tau is not None]
+
+
+def _surely_within_threshold(row: CaseVerdict, evidence: Evidence) -> bool:
+    threshold = evidence.candidate.cases[row.case_id].planned.threshold
+    return row.high is not None and row.high < 1 + threshold
 
 
 def with_quality_of(fresh: RunSummary, first: RunSummary) -> RunSummary:
