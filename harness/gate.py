@@ -284,10 +284,11 @@ def _notes(first: Evidence, fresh: Evidence | None) -> tuple[str, ...]:
     notes = first.comparison.notes
     if fresh is None:
         return notes
+    turn = ", those that looked slower first" if suspects(first) else ""
     pairs = max((row.launches for row in fresh.comparison.verdicts), default=0)
     count = len(fresh.comparison.verdicts)
-    cases = "1 case was" if count == 1 else f"{count} cases were"
-    return (*notes, f"{cases} open and measured again in {pairs} fresh pairs, which alone decide (Holm over these)")
+    again = f"{'1 case was' if count == 1 else f'{count} cases were'} open and measured again in {pairs} fresh pairs"
+    return (*notes, f"{again}, which alone decide (Holm over these{turn})")
 
 
 def _stated_notes(first: Evidence, rules: GateRules) -> tuple[str, ...]:

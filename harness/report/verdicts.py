@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.records import CaseVerdict, Comparison, Verdict
+from harness.records import CaseVerdict, Comparison, Design, Verdict
 from harness.reference import reference_label
 from harness.report.format import code, count, listing, plain, ratio
 from harness.report.view import COLLAPSE_ABOVE, grouped, hierarchical
@@ -14,6 +14,12 @@ WORSE = (Verdict.REGRESSED, Verdict.LESS_ACCURATE, Verdict.TRADE, Verdict.BROKEN
 """Verdicts that a reader must look at."""
 
 BETTER = (Verdict.IMPROVED, Verdict.MORE_ACCURATE, Verdict.FIXED)
+
+_DESIGNS: dict[Design, str] = {
+    "paired": "the launches of both sides alternated, and neighbours are compared",
+    "blocked": "launches of both sides that measured the cases in the same order are compared",
+    "unpaired": "the launches of either side count as independent",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +76,11 @@ class ComparisonView:
         """What qualifies the verdicts and how they were reached, in Markdown sentences."""
         reached = tuple(f"{plain(note[:1].upper() + note[1:])}." for note in self.comparison.notes)
         return tuple(mark.sentence for mark in self.marks) + reached
+
+    @property
+    def design_text(self) -> str:
+        """Which launches were compared with which."""
+        return _DESIGNS[self.comparison.design]
 
     @property
     def marks_text(self) -> str:
