@@ -23,8 +23,11 @@ from iroot.ops import Ops
 from iroot.precision import QUANTISED, get_precision
 from iroot.registry import Operands, Workload
 
-Normalisation = Literal["gram", "frobenius"]
-NORMALISATIONS: tuple[Normalisation, ...] = ("gram", "frobenius")
+Normalisation = Literal["square", "gram", "frobenius"]
+NORMALISATIONS: tuple[Normalisation, ...] = ("square", "gram", "frobenius")
+
+_LOOSENESS = {"square": 0.125, "gram": 0.25, "frobenius": 0.5}
+"""bound / sigma_max is at most the rank to this power."""
 
 # Of X X^T for ||X||_F = 1 the Frobenius norm is at least rank^(-1/2); only a zero matrix is below this.
 _SMALLEST_GRAM_NORM = 1e-12
@@ -36,8 +39,10 @@ class Recipe:
 
     Attributes:
         coefficients: (a, b, c) of every step.
-        normalisation: the upper bound on sigma_max that G is divided by: `frobenius`, ||G||_F, or `gram`,
-            ||G G^T||_F^(1/2) <= ||G||_F, which costs no product, because the first step needs G G^T anyway.
+        normalisation: the upper bound on sigma_max that G is divided by: `frobenius`, ||G||_F; `gram`, A = G G^T,
+            ||A||_F^(1/2) <= ||G||_F; or `square`, the least of ||A||_F^(1/2), ||A||_inf^(1/2), ||A^2||_F^(1/4) and
+            ||A^2||_inf^(1/4). None costs a product: the first step needs A and A^2 anyway. Times sigma_max on Gaussian
+            1024 x 1024: 16, 3.4 and 1.6 (2026-11-22).
         margin: factor on the bound, >= 1.
         epsilon: added to ||G||_F where a published recipe does so; a tiny G is then not normalised.
         norm_dtype: what ||G||_F is summed in. Squares of ordinary bfloat16 and float32 values leave float32's range;
@@ -62,18 +67,28 @@ def polar_factor(operands: Operands, ops: Ops, recipe: Recipe) -> Tensor:
     X = ops.cast(G.mT if tall else G)
     X = normalise(X, recipe, ops)
     A = ops.gram(X)
-    if recipe.normalisation == "gram":
-        # The rounded product may be too small by a factor 1 - 2 u, and its root by 1 - u.
-        X, A = normalise_by_gram(X, A, recipe.margin * (1.0 + ops.precision.unit_roundoff), ops)
-    X = quintic_steps(X, A, recipe.coefficients, ops)
+    # The rounded product may be too small by a factor 1 - 2 u, and its root by 1 - u.
+    margin = recipe.margin * (1.0 + ops.precision.unit_roundoff)
+    if recipe.normalisation == "frobenius":
+        X = quintic_steps(X, A, recipe.coefficients, ops)
+    elif recipe.normalisation == "gram":
+        X = quintic_steps(*normalise_by_gram(X, A, margin, ops), recipe.coefficients, ops)
+    else:
+        X, A = normalise_by_gram(X, A, 1.0, ops)
+        first, *others = recipe.coefficients
+        X = further_steps(_bounded_step(X, A, first, margin, ops), tuple(others), ops)
     return (X.mT if tall else X).to(G.dtype)
 
 
 def quintic_steps(X: Tensor, A: Tensor, coefficients: tuple[OddQuintic, ...], ops: Ops) -> Tensor:
     """The composition of the quintics at X (..., r, s); A = X X^T serves the first one."""
     first, *others = coefficients
-    X = _step(X, A, first, ops)
-    for triple in others:
+    return further_steps(_step(X, A, first, ops), tuple(others), ops)
+
+
+def further_steps(X: Tensor, coefficients: tuple[OddQuintic, ...], ops: Ops) -> Tensor:
+    """Quintics that form X X^T themselves."""
+    for triple in coefficients:
         X = _step(X, ops.gram(X), triple, ops)
     return X
 
@@ -81,6 +96,26 @@ def quintic_steps(X: Tensor, A: Tensor, coefficients: tuple[OddQuintic, ...], op
 def _step(X: Tensor, A: Tensor, triple: OddQuintic, ops: Ops) -> Tensor:
     a, b, c = triple
     return ops.symmetric_apply(ops.symmetric_quadratic(A, 0.0, b, c), X, beta=a)
+
+
+def _bounded_step(X: Tensor, A: Tensor, triple: OddQuintic, margin: float, ops: Ops) -> Tensor:
+    """The quintic at X / bound; A = X X^T, and A^2 serves the bound and the step.
+
+    bound = margin min(||A||_F, ||A||_inf, ||A^2||_F^(1/2), ||A^2||_inf^(1/2))^(1/2). ||A||_F <= 1 on entry keeps A^2 in
+    float16's range.
+    """
+    a, b, c = triple
+    squared = ops.symmetric_matmul(A, A)
+    bound = torch.minimum(_least_norm(A), _least_norm(squared).sqrt()).clamp_min(_SMALLEST_GRAM_NORM) * margin**2
+    wide = (A * (b / bound)).add_(squared * (c / bound.square()))
+    return ops.symmetric_apply(ops.cast(wide), ops.cast(X * bound.rsqrt()), beta=a)
+
+
+def _least_norm(A: Tensor) -> Tensor:
+    """min(||A||_F, ||A||_inf) (..., 1, 1), in float32 at least."""
+    wide = torch.promote_types(A.dtype, torch.float32)
+    rows = A.abs().sum(-1, keepdim=True, dtype=wide).amax(-2, keepdim=True)
+    return torch.minimum(_frobenius_norm(A, wide), rows)
 
 
 def normalise(X: Tensor, recipe: Recipe, ops: Ops) -> Tensor:
@@ -136,7 +171,7 @@ def polar_accuracy(workload: Workload, recipe: Recipe) -> float | None:
     if workload.lower is None or workload.precision in QUANTISED:
         return None
     rank = min(workload.m, workload.n)
-    looseness = rank**0.25 if recipe.normalisation == "gram" else rank**0.5  # bound / sigma_max is at most this
+    looseness = rank ** _LOOSENESS[recipe.normalisation]  # bound / sigma_max is at most this
     smallest = min(1.0, workload.lower / (recipe.margin * looseness))
     amplification = min(math.prod(a for a, _, _ in recipe.coefficients), 1.0 / smallest)
     error = composition_error(recipe.coefficients, smallest) + rounding_level(workload) * amplification
