@@ -56,11 +56,13 @@ class GradedPlan:
         tiling: of the products with one accumulator.
         update: of Y W, whose accumulator is promoted.
         streams: 2 puts X B beside the other products.
+        symmetrised: X B is taken as (X B + B X) / 2, at twice the work, and not as one triangle of X B.
     """
 
     tiling: Tiling
     update: Tiling
     streams: int = 2
+    symmetrised: bool = False
 
 
 def choose_plan(n: int, batches: int, *, processors: int) -> GradedPlan:
@@ -104,6 +106,7 @@ class _Call:
     radius: float = 1.0
     factor: float = 1.0
     linear: float = 0.0
+    both: bool = False
 
 
 _SQUARE = _Call(kind=PRODUCT.value)
@@ -216,7 +219,7 @@ class _Iteration:
         if X is None:
             return self._final(_quadratic_call(step), Y, Y, Y.sums.norm, scale)
         B = self._quadratic(step, Y, partner=X)
-        return self._final(_Call(kind=PRODUCT.value, factor=step.factor), X, B, B.sums.with_v, scale)
+        return self._final(self._append(step), X, B, B.sums.with_v, scale)
 
     def _quadratic(self, step: WordStep, Y: _Word, *, partner: _Word | None) -> _Word:
         """B, and its sums with `partner`."""
@@ -228,7 +231,7 @@ class _Iteration:
 
     def _times(self, step: WordStep, X: _Word, B: _Word) -> _Word:
         """X B, beside what follows."""
-        call = _Call(kind=PRODUCT.value, factor=step.factor)
+        call = self._append(step)
         result = _new_word(X.word, self._plan.tiling)
         outputs = _Outputs(word=result)
         if self._side is None:
@@ -241,9 +244,13 @@ class _Iteration:
             _launch(call, _Inputs(M=X, N=B, trace=B.sums.with_v), outputs, self._plan.tiling, chained=False)
         return result
 
+    def _append(self, step: WordStep) -> _Call:
+        """X B, or (X B + B X) / 2."""
+        return _Call(kind=PRODUCT.value, factor=step.factor, both=self._plan.symmetrised)
+
     def _update(self, step: WordStep, Y: _Word, B: _Word) -> _Word:
         """a Y + sym(Y W)."""
-        call = _Call(kind=UPDATE.value, linear=step.at_zero**self._p)
+        call = _Call(kind=UPDATE.value, linear=step.at_zero**self._p, both=True)
         W, trace = self._power(B, Y)
         result = _new_word(Y.word, self._plan.update, rest=True)
         _launch(call, _Inputs(M=Y, N=W, trace=trace), _Outputs(word=result), self._plan.update)
@@ -313,50 +320,38 @@ def _launch(call: _Call, inputs: _Inputs, outputs: _Outputs, tiling: Tiling, *, 
     M, N, word = inputs.M, inputs.N, outputs.word
     batches, n, _ = M.word.shape
     programs = device_programs(n, batches, tiling.block, tiling.tail, M.word.device)
-    tiles = programs.shape[0] // batches
     is_update, is_square = call.kind == UPDATE.value, M.word is N.word
     left, left_tail = _strips(M.word, tiling)
     right, right_tail = (left, left_tail) if is_square else _strips(N.word, tiling)
-    p_word, q_word = _tiles(N.word, tiling), _tiles(None if is_square else M.word, tiling)
-    rest = _tiles(M.rest if is_update else None, tiling)
-    partner = _tiles(None if inputs.partner is None else inputs.partner.word, tiling)
-    out = _tiles(None if word is None else word.word, tiling)
-    rest_out = _tiles(None if word is None else word.rest, tiling)
-    final = _tiles(outputs.final, tiling)
-    written = M if word is None else word  # not written to without one
+    result = outputs.final if word is None else word.word
+    assert result is not None
+    written = M if word is None else word  # not written to where there is no word
     overlap = M.word.device.type == "cuda" and chained
     word_kernel[(programs.shape[0],)](
-        programs, left, left_tail if is_update else None, right, right_tail,
-        p_word.block, p_word.tail, q_word.block, q_word.tail, rest.block, rest.tail, partner.block, partner.tail,
-        out.block, out.tail, out.mirror, rest_out.block, rest_out.tail, final.block, final.tail, final.mirror,
+        programs, left, left_tail if call.both else None, right, right_tail,
+        _slices(M.rest if call.kind == QUADRATIC.value else N.word, tiling),
+        _slices(None if is_square else M.word, tiling),
+        _slices(M.rest if is_update else None, tiling),
+        _slices(None if inputs.partner is None else inputs.partner.word, tiling),
+        _slices(result, tiling), descriptor(result, _slice(tiling), tiling.block),
+        _slices(written.rest if is_update else None, tiling),
         M.shift, N.shift, written.shift, inputs.trace, written.sums.norm, written.sums.with_p, written.sums.with_v,
-        outputs.scale, tiles, inputs.trace.shape[-1], n,
+        outputs.scale, programs.shape[0] // batches, inputs.trace.shape[-1], n,
         *call.chebyshev, call.mid, 1.0 / call.radius, call.factor, call.linear, 1.0 / outputs.p,
-        KIND=call.kind, COUNT=triton.next_power_of_2(inputs.trace.shape[-1]),
-        BLOCK=tiling.block, TAIL=tiling.tail, BLOCK_K=tiling.block_k, PROMOTE_K=tiling.promote_k,
-        DTYPE=TRITON_DTYPES[M.word.dtype], OVERLAP=overlap, EARLY=tiling.lets_next_in,
+        KIND=call.kind, BOTH=call.both, FINAL=word is None, COUNT=triton.next_power_of_2(inputs.trace.shape[-1]),
+        BLOCK=tiling.block, TAIL=tiling.tail, SLICE=_slice(tiling), BLOCK_K=tiling.block_k, PROMOTE_K=tiling.promote_k,
+        DTYPE=TRITON_DTYPES[result.dtype], OVERLAP=overlap, EARLY=tiling.lets_next_in,
         num_warps=tiling.warps, num_stages=tiling.stages, launch_pdl=overlap,
     )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Tiles:
-    """Descriptors of one matrix in the tiles of a result: plain, the tail of a wide one, and that transposed."""
-
-    block: TensorDescriptor | None
-    tail: TensorDescriptor | None
-    mirror: TensorDescriptor | None
+def _slice(tiling: Tiling) -> int:
+    """Columns of a tile that the epilogue handles at a time: 32 of 128 keep every kernel within its registers."""
+    return tiling.tail or min(tiling.block, max(32, 64 * 64 // tiling.block))
 
 
-def _tiles(A: Tensor | None, tiling: Tiling) -> _Tiles:
-    block, tail = tiling.block, tiling.tail
-    if A is None:
-        return _Tiles(block=None, tail=None, mirror=None)
-    return _Tiles(
-        block=descriptor(A, block, block),
-        tail=descriptor(A, block, tail) if tail else None,
-        mirror=descriptor(A, tail, block) if tail else None,
-    )
+def _slices(A: Tensor | None, tiling: Tiling) -> TensorDescriptor | None:
+    return None if A is None else descriptor(A, tiling.block, _slice(tiling))
 
 
 def _strips(A: Tensor, tiling: Tiling) -> tuple[TensorDescriptor, TensorDescriptor | None]:
@@ -410,4 +405,4 @@ def _matrices(A: Tensor, dtype: torch.dtype) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -34,43 +34,32 @@ def total_of(partial, batch, count, COUNT: tl.constexpr):
 
 
 @triton.jit
-def _epilogue(
-    acc, p_word, q_word, rest, v_word, out, out_mirror, rest_out, final, final_mirror,
-    batch, row, col, n, alpha, beta, gamma, eta, on_word, on_rest, on_final, factor,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DTYPE: tl.constexpr,
+def _slice(
+    acc, p_word, q_word, rest, v_word, out, mirror, rest_out,
+    batch, row, col, n, alpha, beta, gamma, eta, on_diagonal, outer, weight,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DTYPE: tl.constexpr, FINAL: tl.constexpr,
 ):  # fmt: skip
-    """Store one tile of alpha acc + beta P + gamma Q + eta R; return its sums out * out, out * P and out * V."""
-    value = alpha * acc
+    """Store a slice of outer (alpha acc + beta P + gamma Q + eta R) twice; its sums out * out, out * P, out * V."""
     p = p_word.load([batch, row, col]).reshape(ROWS, COLUMNS).to(tl.float32)
-    value += beta * p
+    value = alpha * acc + beta * p
     if q_word is not None:
         value += gamma * q_word.load([batch, row, col]).reshape(ROWS, COLUMNS).to(tl.float32)
     if rest is not None:
         value += eta * rest.load([batch, row, col]).reshape(ROWS, COLUMNS)
-    weight = 2.0
-    i = tl.arange(0, ROWS)[:, None]
-    j = tl.arange(0, COLUMNS)[None, :]
-    diagonal = (i + row == j + col) & (i + row < n)
-    if ROWS == COLUMNS:  # noqa: SIM102 (a constant: the tail of a wide tile cannot equal its transpose)
-        if row == col:
-            weight = 1.0
-            value = tl.where(i >= j, value, value.T)
-    if final is not None:
-        whole = tl.where(diagonal, value + on_final, value) * factor
-        final.store([batch, row, col], whole.reshape(1, ROWS, COLUMNS))
-        final_mirror.store([batch, col, row], whole.T.reshape(1, COLUMNS, ROWS))
+    i = row + tl.arange(0, ROWS)[:, None]
+    j = col + tl.arange(0, COLUMNS)[None, :]
+    value = tl.where((i == j) & (i < n), value + on_diagonal, value)
+    if FINAL:
+        value *= outer
+    if rest_out is not None:
+        rest_out.store([batch, row, col], value.reshape(1, ROWS, COLUMNS))
+    word = value.to(DTYPE)
+    out.store([batch, row, col], word.reshape(1, ROWS, COLUMNS))
+    mirror.store([batch, col, row], word.T.reshape(1, COLUMNS, ROWS))
     norm = 0.0
     with_p = 0.0
     with_v = 0.0
-    if out is not None:
-        if rest_out is not None:
-            value = tl.where(diagonal, value + on_rest, value)
-            rest_out.store([batch, row, col], value.reshape(1, ROWS, COLUMNS))
-            word = value.to(DTYPE)
-        else:
-            word = tl.where(diagonal, value + on_word, value).to(DTYPE)
-        out.store([batch, row, col], word.reshape(1, ROWS, COLUMNS))
-        out_mirror.store([batch, col, row], word.T.reshape(1, COLUMNS, ROWS))
+    if not FINAL:
         w = word.to(tl.float32)
         norm = weight * tl.sum(w * w)
         with_p = weight * tl.sum(w * p)
@@ -79,36 +68,67 @@ def _epilogue(
     return norm, with_p, with_v
 
 
+@triton.jit
+def _halves(tile, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    return tile.reshape(ROWS, 2, COLUMNS // 2).permute(0, 2, 1).split()
+
+
+@triton.jit
+def _columns(
+    acc, p_word, q_word, rest, v_word, out, mirror, rest_out,
+    batch, row, col, n, alpha, beta, gamma, eta, on_diagonal, outer, weight,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, SLICE: tl.constexpr, DTYPE: tl.constexpr, FINAL: tl.constexpr,
+):  # fmt: skip
+    """`_slice` for each SLICE columns: operands of a whole tile would not fit the registers beside its accumulator."""
+    if COLUMNS == SLICE:
+        norm, with_p, with_v = _slice(
+            acc, p_word, q_word, rest, v_word, out, mirror, rest_out, batch, row, col, n,
+            alpha, beta, gamma, eta, on_diagonal, outer, weight, ROWS, COLUMNS, DTYPE, FINAL,
+        )  # fmt: skip
+    else:
+        first, second = _halves(acc, ROWS, COLUMNS)
+        norm, with_p, with_v = _columns(
+            first, p_word, q_word, rest, v_word, out, mirror, rest_out, batch, row, col, n,
+            alpha, beta, gamma, eta, on_diagonal, outer, weight, ROWS, COLUMNS // 2, SLICE, DTYPE, FINAL,
+        )  # fmt: skip
+        norm_2, with_p_2, with_v_2 = _columns(
+            second, p_word, q_word, rest, v_word, out, mirror, rest_out, batch, row, col + COLUMNS // 2, n,
+            alpha, beta, gamma, eta, on_diagonal, outer, weight, ROWS, COLUMNS // 2, SLICE, DTYPE, FINAL,
+        )  # fmt: skip
+        norm += norm_2
+        with_p += with_p_2
+        with_v += with_v_2
+    return norm, with_p, with_v
+
+
 @triton.jit(
     do_not_specialize=["tiles", "terms", "c0", "c1", "c2", "mid", "inverse_radius", "factor", "linear", "inverse_p"]
 )
 def word_kernel(
     programs,  # (number of programs, 4) int32: see tiling.Program
-    left, left_tail,  # (batches, n, n); left_tail for an update only
+    left, left_tail,  # (batches, n, n) in strips of rows; left_tail for sums over both orders only
     right, right_tail,  # the same object as left for a square
-    p_word, p_tail,  # the tile of the right word
-    q_word, q_tail,  # the tile of the left word, or None for a square
-    rest, rest_tail,  # R of Y = shift I + R, float32, lower triangle, or None
-    v_word, v_tail,  # a word to be multiplied with the result later, or None
-    out, out_tail, out_tail_mirror,  # the result's word, or None
-    rest_out, rest_out_tail,  # the result's R, lower triangle, or None
-    final, final_tail, final_tail_mirror,  # the result times `scale` in float32, or None
+    p_word,  # the right word in slices; for a quadratic R of Y = shift I + R, float32
+    q_word,  # the left word in slices, or None for a square
+    rest,  # R of Y, float32, lower triangle, in slices; for an update only
+    v_word,  # a word to be multiplied with the result later, in slices, or None
+    out, mirror,  # the result in slices and in transposed slices: its word, or where FINAL all of it in float32
+    rest_out,  # the result's R, lower triangle, in slices; for an update only
     left_shift, right_shift, out_shift,  # (batches,) float32
     trace_sums,  # (batches, terms): sums left * right
     norm_sums, p_sums, v_sums,  # (batches, tiles): sums out * out, out * P, out * V
-    scale,  # (batches,): `final` is scale^(-1/p) times the result; None: no factor
+    scale,  # (batches,): FINAL results are multiplied by scale^(-1/p)
     tiles, terms, n, c0, c1, c2, mid, inverse_radius, factor, linear, inverse_p,
-    KIND: tl.constexpr, COUNT: tl.constexpr,
-    BLOCK: tl.constexpr, TAIL: tl.constexpr, BLOCK_K: tl.constexpr, PROMOTE_K: tl.constexpr,
+    KIND: tl.constexpr, BOTH: tl.constexpr, FINAL: tl.constexpr, COUNT: tl.constexpr,
+    BLOCK: tl.constexpr, TAIL: tl.constexpr, SLICE: tl.constexpr, BLOCK_K: tl.constexpr, PROMOTE_K: tl.constexpr,
     DTYPE: tl.constexpr, OVERLAP: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """One tile per program. Programs start in order of their number."""
-    program = programs + 4 * tl.program_id(0)
-    batch = tl.load(program)
-    row = tl.load(program + 1)
-    col = tl.load(program + 2)
-    wide = tl.load(program + 3)
+    """One tile per program. Programs start in order of their number. BOTH: (M N + N M) / 2 instead of M N."""
     slot = tl.program_id(0)
+    batch = tl.load(programs + 4 * slot)
+    row = tl.load(programs + 4 * slot + 1)
+    col = tl.load(programs + 4 * slot + 2)
+    wide = tl.load(programs + 4 * slot + 3)
     if OVERLAP:
         # Everything above may run while the previous kernel finishes; everything below reads what it wrote.
         gdc_wait()
@@ -119,39 +139,40 @@ def word_kernel(
     mean = total_of(trace_sums, batch, terms, COUNT) / n
     gamma = 0.0
     eta = 0.0
-    on_rest = 0.0
     if KIND == QUADRATIC:
         distance = (left_scalar - mid) * inverse_radius
         alpha = 2.0 * c2 * inverse_radius * inverse_radius
         beta = (c1 + 4.0 * c2 * distance) * inverse_radius
-        on_final = c0 - c2 + (c1 + 2.0 * c2 * distance) * distance
-        on_word = -alpha * mean
-        shift = on_final - on_word
+        whole = c0 - c2 + (c1 + 2.0 * c2 * distance) * distance
+        on_diagonal = -alpha * mean
+        shift = whole - on_diagonal
     elif KIND == PRODUCT:
         alpha = factor
         beta = factor * left_scalar
         if q_word is None:
             beta += factor * left_scalar
         gamma = factor * right_scalar
-        on_final = factor * left_scalar * right_scalar
-        on_word = -factor * mean
-        shift = on_final - on_word
+        whole = factor * left_scalar * right_scalar
+        on_diagonal = -factor * mean
+        shift = whole - on_diagonal
     else:
         # A rounding error of the scalar would be one of every eigenvalue, small ones too: float64, and what the new
         # scalar cannot hold goes into the float32 diagonal.
         w = right_scalar.to(tl.float64) - linear
         y = left_scalar.to(tl.float64)
-        alpha = 0.5
+        alpha = 1.0
         beta = left_scalar
         gamma = w.to(tl.float32)
         eta = linear
         exact = y * linear + y * w
         shift = (exact + mean).to(tl.float32)
-        on_rest = (exact - shift).to(tl.float32)
-        on_word = 0.0
-        on_final = 0.0
+        on_diagonal = (exact - shift).to(tl.float32)
+        whole = on_diagonal
+    if BOTH:
+        alpha *= 0.5
     outer = 1.0
-    if scale is not None:
+    if FINAL:
+        on_diagonal = whole
         outer = tl.exp2(-inverse_p * tl.log2(tl.load(scale + batch)))
     head = tl.zeros((BLOCK, BLOCK), tl.float32)
     if TAIL > 0 and wide == 1:
@@ -159,31 +180,36 @@ def word_kernel(
         head, tail = accumulate_wide(
             head, tail, left, right, right_tail, batch, row, col, n, BLOCK, TAIL, BLOCK_K, PROMOTE_K, True, True
         )  # fmt: skip
-        if KIND == UPDATE:
+        if BOTH:
             head, tail = accumulate_wide(
                 head, tail, right, left, left_tail, batch, row, col, n, BLOCK, TAIL, BLOCK_K, PROMOTE_K, True, True
             )  # fmt: skip
-        norm, with_p, with_v = _epilogue(
-            head, p_word, q_word, rest, v_word, out, out, rest_out, final, final,
-            batch, row, col, n, alpha, beta, gamma, eta, on_word, on_rest, on_final, outer, BLOCK, BLOCK, DTYPE,
+        norm, with_p, with_v = _columns(
+            head, p_word, q_word, rest, v_word, out, mirror, rest_out, batch, row, col, n,
+            alpha, beta, gamma, eta, on_diagonal, outer, 2.0, BLOCK, BLOCK, SLICE, DTYPE, FINAL,
         )  # fmt: skip
-        norm_tail, with_p_tail, with_v_tail = _epilogue(
-            tail, p_tail, q_tail, rest_tail, v_tail, out_tail, out_tail_mirror, rest_out_tail, final_tail,
-            final_tail_mirror, batch, row, col + BLOCK, n, alpha, beta, gamma, eta, on_word, on_rest, on_final, outer,
-            BLOCK, TAIL, DTYPE,
+        norm_tail, with_p_tail, with_v_tail = _columns(
+            tail, p_word, q_word, rest, v_word, out, mirror, rest_out, batch, row, col + BLOCK, n,
+            alpha, beta, gamma, eta, on_diagonal, outer, 2.0, BLOCK, TAIL, SLICE, DTYPE, FINAL,
         )  # fmt: skip
         norm += norm_tail
         with_p += with_p_tail
         with_v += with_v_tail
     else:
         head = accumulate(head, left, right, batch, row, col, n, BLOCK, BLOCK_K, PROMOTE_K, True, True)
-        if KIND == UPDATE:
+        if BOTH:
             head = accumulate(head, right, left, batch, row, col, n, BLOCK, BLOCK_K, PROMOTE_K, True, True)
-        norm, with_p, with_v = _epilogue(
-            head, p_word, q_word, rest, v_word, out, out, rest_out, final, final,
-            batch, row, col, n, alpha, beta, gamma, eta, on_word, on_rest, on_final, outer, BLOCK, BLOCK, DTYPE,
+        weight = 2.0
+        if row == col:
+            # Both stores of a diagonal tile write the same elements: the same values, then.
+            weight = 1.0
+            i = tl.arange(0, BLOCK)
+            head = tl.where(i[:, None] >= i[None, :], head, head.T)
+        norm, with_p, with_v = _columns(
+            head, p_word, q_word, rest, v_word, out, mirror, rest_out, batch, row, col, n,
+            alpha, beta, gamma, eta, on_diagonal, outer, weight, BLOCK, BLOCK, SLICE, DTYPE, FINAL,
         )  # fmt: skip
-    if out is not None:
+    if not FINAL:
         tl.store(norm_sums + slot, norm)
         tl.store(p_sums + slot, with_p)
         if v_word is not None:
