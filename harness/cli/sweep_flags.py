@@ -18,7 +18,9 @@ def _flag(help: str, metavar: str) -> Any:
     return typer.Option(help=help, metavar=metavar, rich_help_panel=PANEL, show_default=False)
 
 
-TaskFlag = Annotated[str | None, _flag("inverse_root, inverse_apply, polar, gemm, copy.", "TASK,...")]
+TaskFlag = Annotated[
+    str | None, _flag("inverse_root, inverse_apply, gram_apply, solve, polar, gemm, copy.", "TASK,...")
+]
 MethodFlag = Annotated[str | None, _flag("Names, globs, role:opponent; all of the task's if left out.", "NAME,...")]
 PrecisionFlag = Annotated[str | None, _flag("Names or globs: bf16, fp*, all.", "NAME,...")]
 RootFlag = Annotated[str | None, _flag("Roots.", "INT,...")]
@@ -75,11 +77,17 @@ def _option_tables(texts: Sequence[str]) -> list[dict[str, bool | int | float | 
     """`["steps=4,5", "safe=true"]` -> the product of both, one table each."""
     factors = []
     for text in texts:
-        name, equals, values = text.partition("=")
-        if not (name and equals and values):
-            raise UsageError(f"--option: must be NAME=VALUE, got '{text}'; e.g. --option steps=4")
-        factors.append([(name.strip(), _value(word.strip())) for word in values.split(",")])
+        name, values = option_values(text)
+        factors.append([(name, value) for value in values])
     return [dict(point) for point in product(*factors)]
+
+
+def option_values(text: str) -> tuple[str, list[bool | int | float | str]]:
+    """`steps=4,5` -> the name and its values; raises UsageError where it is not NAME=VALUE."""
+    name, equals, values = text.partition("=")
+    if not (name and equals and values):
+        raise UsageError(f"--option: must be NAME=VALUE, got '{text}'; e.g. --option steps=4")
+    return name.strip(), [_value(word.strip()) for word in values.split(",")]
 
 
 def _value(word: str) -> bool | int | float | str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from harness.errors import UsageError
 from harness.history import Change, Series
 from harness.records import RunRecord
+from harness.report.figures import check_suffix, new_figure, save
 from harness.report.format import seconds, significant
 
 if TYPE_CHECKING:
@@ -66,26 +67,19 @@ def plot(found: Sequence[Series], file: Path) -> Path:
     Raises:
         UsageError: there is no series or there are too many, or the format is unknown.
     """
-    from matplotlib.figure import Figure
-
     if not 1 <= len(found) <= MAX_PANELS:
         raise UsageError(f"--plot: a figure shows 1 to {MAX_PANELS} cases, got {len(found)}; name a CASE")
     columns = min(_COLUMNS, len(found))
     rows = math.ceil(len(found) / columns)
     width, height = _PANEL_INCHES
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    known = figure.canvas.get_supported_filetypes()
-    kind = file.suffix.removeprefix(".").lower()
-    if kind not in known:
-        raise UsageError(f"--plot {file}: the suffix must be one of {', '.join(sorted(known))}")
+    check_suffix(file)
+    figure = new_figure(width * columns, height * rows)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, series in zip(panels, found, strict=False):
         _panel(panel, series)
     for panel in panels[len(found) :]:
         panel.set_axis_off()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=150)
-    return file
+    return save(figure, file)
 
 
 def _panel(panel: Axes, series: Series) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -61,13 +62,18 @@ def render_run(
         "method_table": _method_table(view),
         "fence": text.fence(run.manifest_toml),
     }
-    return _tidy(_environment().get_template("run.md.j2").render(values))
+    return render("run.md.j2", values)
 
 
 def render_comparison(comparison: Comparison) -> str:
     """The report of a comparison alone."""
     view: ComparisonView = comparison_view(comparison)
-    return _tidy(_environment().get_template("comparison.md.j2").render(comparison=view))
+    return render("comparison.md.j2", {"comparison": view})
+
+
+def render(template: str, values: Mapping[str, object]) -> str:
+    """A template of this package, filled in and tidied."""
+    return _tidy(_environment().get_template(template).render(values))
 
 
 def write_report(
