@@ -27,7 +27,7 @@ _AUTO = {
     "polar": ("polar_express",),
 }
 _DIRECT = {"inverse_root": "eigh", "inverse_apply": "eigh", "polar": "svd"}
-_PRECISIONS = {"cpu": ("fp32", "fp64"), "cuda": ("bf16", "fp16", "tf32", "fp32", "fp64")}
+_PRECISIONS = {"cpu": ("fp32", "fp64"), "cuda": ("bf16", "fp16", "tf32", "bf16x3", "fp16x3", "fp32", "fp64")}
 """Fastest first. A CPU emulates 16-bit products, more slowly than it multiplies float32."""
 
 _SCHEDULE_SHARE = 0.2
@@ -35,6 +35,9 @@ _SCHEDULE_SHARE = 0.2
 _LINEAR_CUSHION = 0.05
 """Of graded schedules at p = 1, where the noise of a step is not tamed by a root: Wishart + 1e-3 I, n = 128, float16,
 applied to 16 columns: 1.05e-3 with a cushion of 0.043 and 4.2e-4 with the next larger one (CPU emulation, 2026-11)."""
+_SPLIT_CUSHION = 0.03
+"""Of coupled schedules in two words, for a small residual: 1.4e-3 with it and 2.1e-2 without at p = 8, kappa 1e4, a
+bound of 1e-6 and a target of 6e-5 (log-spaced, n = 512, fp16x3, CPU emulation, 2026-11)."""
 _MAX_AUTO_DEGREE = 200
 """A Chebyshev degree above this is not considered: its Remez exchange would take longer than the call."""
 _MAX_POLAR_STEPS = 25
@@ -79,6 +82,14 @@ _TIERS = {
     ("hybrid", "fp16"): Tier(error=2e-3, kappa=8e3, largest_kappa=1e5),
 }
 """`hybrid` rounds once more per degree of its polynomial."""
+
+_SPLIT_GROWTH = {"bf16x3": 0.15, "fp16x3": 0.27}
+"""Of the error of `coupled_pe` in two 16-bit words, in unit roundoffs times kappa / p and (n / 128)^(1/2).
+
+Largest of the spectra above, two seeds, p = 1, 2, 3, 4, 8, kappa 1e3 to 1e5: bf16x3 0.13 at n = 96; fp16x3 0.21 at n =
+96, 0.28 at 256, 0.31 at 512, and 0.37 and 0.46 with sums cut to 22 bits after every 16 columns, as tensor cores cut
+theirs (CPU emulation, 2026-11). That is with half of the eigenvalues small; a third of it with log-spaced ones.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +208,8 @@ def _choice(spec: MethodSpec, precision: str, demand: Demand) -> Choice | None:
     try:
         options = demand.options
         if options is None:
-            options = _polar_options(spec, workload, demand.rtol) if demand.task == "polar" else _options(spec, demand)
+            polar = demand.task == "polar"
+            options = _polar_options(spec, workload, demand.rtol) if polar else _options(spec, demand, precision)
         stated = _stated(spec, workload, options)
     except (UnsupportedError, InvalidInputError):
         if demand.method != "auto":
@@ -206,7 +218,7 @@ def _choice(spec: MethodSpec, precision: str, demand: Demand) -> Choice | None:
     return Choice(spec=spec, precision=precision, options=options, workload=workload, stated=stated)
 
 
-def _options(spec: MethodSpec, demand: Demand) -> Any:
+def _options(spec: MethodSpec, demand: Demand, precision: str) -> Any:
     """The defaults, with the schedule's target from rtol."""
     known = {field.name for field in fields(spec.options)}
     values: dict[str, Any] = {}
@@ -214,6 +226,8 @@ def _options(spec: MethodSpec, demand: Demand) -> Any:
         values["target"] = max(_SCHEDULE_SHARE * demand.rtol, 1e-14)
     if "min_cushion" in known and (spec.name, "fp16") in _TIERS and demand.workload.p == 1:
         values["min_cushion"] = _LINEAR_CUSHION
+    elif "min_cushion" in known and get_precision(precision).words == 2:
+        values["min_cushion"] = _SPLIT_CUSHION
     if spec.name == "chebyshev" and demand.method == "auto":
         values["max_degree"] = _MAX_AUTO_DEGREE
     return spec.make_options(values)
@@ -228,8 +242,21 @@ def _stated(spec: MethodSpec, workload: Workload, options: Any) -> float | None:
         kept = tier.at(workload.lower, workload.n)
         # The tier was measured with its share for the schedule: a coarser target adds to it.
         return None if kept is None else kept + max(0.0, float(options.target) - _SCHEDULE_SHARE * kept)
+    if spec.name == "coupled_pe" and get_precision(workload.precision).words == 2:
+        return _split_error(workload, options)
     stated: float | None = spec.accuracy(workload, options)
     return stated
+
+
+def _split_error(workload: Workload, options: Any) -> float:
+    """What coupled iterations in two words are seen to keep: the schedule's error and the rounding above."""
+    from iroot.methods.coupled_pe import planned_schedule
+
+    assert workload.lower is not None
+    assert workload.p is not None
+    growth = _SPLIT_GROWTH[workload.precision.removesuffix("_emulated")]
+    noise = (8.0 + growth / (workload.lower * workload.p)) * math.sqrt(max(1.0, workload.n / 128.0))
+    return planned_schedule(workload, options).error + get_precision(workload.precision).unit_roundoff * noise
 
 
 def _polar_options(spec: MethodSpec, workload: Workload, rtol: float) -> Any:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import iroot
 from iroot import split_ops
 from iroot.methods._spd import symmetric_products
 from iroot.ops import make_ops
@@ -193,6 +194,23 @@ def test_two_bfloat16_words_are_between_one_and_float16s() -> None:
     assert errors[0] < 0.1 * errors[1]
     assert 3e-4 < errors[1] < 2e-3
     assert errors[1] < 0.1 * errors[2]
+
+
+@pytest.mark.parametrize("kappa", [1e2, 1e4])
+@pytest.mark.parametrize("p", [1, 2, 4, 8])
+def test_the_library_states_what_two_words_keep(p: int, kappa: float) -> None:
+    """Half of the eigenvalues small is the worst of the spectra tried; 1e-3 and 3e-4 are asked for."""
+    Q, _ = torch.linalg.qr(gaussian(96, 96, seed=p).double())
+    values = torch.tensor([1.0] * 48 + [1.0 / kappa] * 48, dtype=torch.float64)
+    A, X, B = (Q * values) @ Q.mT, (Q * values ** (-1.0 / p)) @ Q.mT, gaussian(96, 96).double()
+    for precision, rtol in (("fp16x3_emulated", 3e-4), ("bf16x3_emulated", 1e-3)):
+        root = iroot.inverse_root(A, p, rtol=rtol, method="coupled_pe", precision=precision, lower=1 / kappa)
+        applied = iroot.solve_spd(A, B, p, rtol=rtol, method="coupled_pe", precision=precision, lower=1 / kappa)
+        assert root.stated_accuracy is not None
+        assert root.stated_accuracy == applied.stated_accuracy
+        for error in (relative(root.value, X), relative(applied.value, X @ B)):
+            assert 0.1 * root.stated_accuracy < error <= root.stated_accuracy
+        assert precision != "fp16x3_emulated" or kappa / p > 2.5e3 or root.stated_accuracy <= rtol
 
 
 @pytest.mark.gpu
