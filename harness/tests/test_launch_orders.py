@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from harness.launch_orders import launch_order, measured_orders, order_fingerprint
-from harness.records import EXTERNAL, Outcome, PlannedCase, RunRecord
+from harness.records import EXTERNAL, Outcome, PlannedCase, RunRecord, RunStatus
+from harness.reference import compare_run
 from harness.store import Store
-from harness.tests.factories import make_case, make_cases, make_failure, make_launch, make_planned, make_run
+from harness.tests.factories import (
+    make_case,
+    make_cases,
+    make_failure,
+    make_launch,
+    make_launches,
+    make_planned,
+    make_run,
+)
 
 CASES = make_cases(8)
 IDS = [planned.case.case_id for planned in CASES]
@@ -63,6 +73,36 @@ class TestFingerprints:
 
 
 class TestStore:
+    def test_a_stored_run_is_compared_launch_by_launch(self, tmp_path: Path) -> None:
+        store = Store(tmp_path / "store.duckdb")
+        whole, part = make_run(CASES, number=1, launches=4), make_run(CASES[:5], number=3, launches=4)
+        for run in (whole, make_run(CASES, number=2, launches=4), part.model_copy(update={"filter": "n<2000"})):
+            store.create_run(run)
+            for launch in make_launches(run):
+                store.ingest_launch(launch)
+            store.finish_run(run.run_id, RunStatus.COMPLETE)
+        ids = [run.run_id for run in store.runs()]
+        same, other = (compare_run(store, ids[place], whole.run_id) for place in (1, 0))
+        assert same is not None
+        assert other is not None
+        assert (same.design, other.design) == ("blocked", "unpaired")
+        assert other.notes[-1].endswith("the sides measured other cases, filter n<2000 and none")
+
+    def test_a_resumed_launch_is_another_order(self, tmp_path: Path) -> None:
+        store = Store(tmp_path / "store.duckdb")
+        run = make_run(CASES, number=1)
+        store.create_run(run)
+        launches = [make_launch(run, number) for number in (1, 2)]
+        results = [
+            result.model_copy(update={"process_id": 9999}) if place > 3 else result
+            for place, result in enumerate(launches[1].results)
+        ]
+        store.ingest_launch(launches[0])
+        store.ingest_launch(replace(launches[1], results=tuple(results)))
+        found, plain = store.summary(run.run_id).launch_orders, self.orders(tmp_path, make_run(CASES, number=2))
+        assert found[1] == plain[1]
+        assert found[2] != plain[2]
+
     def orders(self, folder: Path, run: RunRecord, *, fails: str | None = None) -> dict[int, str]:
         store = Store(folder / f"{run.run_id}.duckdb")
         store.create_run(run)
