@@ -81,7 +81,7 @@ def memory_verdict(candidate: CaseSummary, reference: CaseSummary) -> MemoryVerd
     fails = rule.fails and not candidate.planned.control
     if mine is None or theirs is None:
         side = "candidate" if mine is None else "reference"
-        reason = f"the {side} has no figure of peak memory"
+        reason = f"the {side} has no figure"
         return MemoryVerdict(
             verdict=Verdict.INCONCLUSIVE,
             fails=fails,
@@ -121,7 +121,7 @@ def first_call_verdict(candidate: CaseSummary, reference: CaseSummary) -> FirstC
     )
     if min(len(mine), len(theirs)) < MIN_LAUNCHES:
         side = "candidate" if len(mine) < len(theirs) else "reference"
-        reason = f"first calls of {min(len(mine), len(theirs))} launches of the {side}; at least {MIN_LAUNCHES} needed"
+        reason = f"{min(len(mine), len(theirs))} launches of the {side}, at least {MIN_LAUNCHES} needed"
         return known.model_copy(update={"reason": reason})
     shift = rank_shift([math.log(each) for each in mine], [math.log(each) for each in theirs], level=LEVEL)
     assert shift.low is not None
@@ -158,7 +158,7 @@ def memory_text(memory: MemoryVerdict) -> str:
     """`64.0 → 80.0 MiB (+25 %)`, or the reason why there is no verdict."""
     mine, theirs = memory.peak_bytes, memory.reference_peak_bytes
     if mine is None or theirs is None:
-        return memory.reason or "not known"
+        return f"unknown, {memory.reason}"
     share = f" ({mine / theirs - 1:+.0%})".replace("%", " %") if theirs else ""
     return f"{theirs / 2**20:.1f} → {mine / 2**20:.1f} MiB{share}"
 
@@ -167,5 +167,5 @@ def first_call_text(first: FirstCallVerdict) -> str:
     """`0.81 → 2.40 s (ratio 2.9, 2.1 … 3.6)`, or the reason why there is no verdict."""
     mine, theirs = first.first_call_s, first.reference_first_call_s
     if mine is None or theirs is None or first.ratio is None:
-        return first.reason or "not known"
+        return f"undecided, {first.reason}"
     return f"{theirs:.2f} → {mine:.2f} s (ratio {first.ratio:.2f}, {first.low:.2f} … {first.high:.2f})"

@@ -10,6 +10,7 @@ from rich.text import Text
 from harness.gate import GateCase, GateResult
 from harness.gate_findings import Ruling
 from harness.report import format as text
+from harness.report.hints import kernel_hint
 from harness.report.tables import Column, Table, build
 from harness.report.verdicts import marks_of
 
@@ -30,11 +31,14 @@ _OPEN = (Ruling.FAILED, Ruling.UNDECIDED, Ruling.WAIVED)
 
 
 def why(case: GateCase) -> str:
-    """Why a case is ruled as it is, in one line; a waiver says who agreed to what."""
-    reason = text.first_line(case.reason) if case.reason else ""
-    if case.waiver is None:
-        return reason
-    return "; ".join(part for part in (reason, f"waived: {case.waiver.reason} (until {case.waiver.expires})") if part)
+    """Why a case is ruled as it is, in one line; with a hint at the cause, and who agreed to what by a waiver."""
+    parts = [text.first_line(case.reason)] if case.reason else []
+    hint = kernel_hint(case.row)
+    if hint is not None and case.ruling in _OPEN:
+        parts.append(hint)
+    if case.waiver is not None:
+        parts.append(f"waived: {case.waiver.reason} (until {case.waiver.expires})")
+    return "; ".join(parts)
 
 
 _COLUMNS: tuple[Column[GateCase], ...] = (

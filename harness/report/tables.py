@@ -8,8 +8,10 @@ from typing import Generic, Literal, TypeVar
 
 from harness.records import CaseVerdict, Outcome
 from harness.report import format as text
+from harness.report.hints import changed_resources, hints
 from harness.report.verdicts import BETTER, WORSE
 from harness.report.view import COLLAPSE_ABOVE, Choice, ErrorSpread, ResultRow, ShapeGroup, grouped
+from harness.resource_verdict import ResourceName
 from harness.time_verdict import percent
 
 RowT = TypeVar("RowT")
@@ -196,7 +198,7 @@ def verdict_note(row: CaseVerdict) -> str:
     parts = [] if row.gates else ["advisory"]
     if row.reason:
         parts.append(text.first_line(row.reason))
-    parts += row.quality_notes
+    parts += [*row.quality_notes, *hints(row)]
     return "; ".join(dict.fromkeys(parts))  # the reason of a quality verdict is its first note
 
 
@@ -206,7 +208,7 @@ def verdict_notes(row: CaseVerdict) -> tuple[str, ...]:
     Noise differs from case to case; with the figures left out, one footnote says it of all.
     """
     notes = [text.first_line(row.reason)] if row.reason else []
-    return tuple(dict.fromkeys(_without_figures(note, row) for note in (*notes, *row.quality_notes)))
+    return tuple(dict.fromkeys(_without_figures(note, row) for note in (*notes, *row.quality_notes, *hints(row))))
 
 
 def _without_figures(note: str, row: CaseVerdict) -> str:
@@ -218,6 +220,19 @@ def _without_figures(note: str, row: CaseVerdict) -> str:
 
 def _verdict(row: CaseVerdict) -> str:
     return text.bold(row.verdict) if row.verdict in WORSE or row.verdict in BETTER else row.verdict
+
+
+def _resource(name: ResourceName) -> Callable[[CaseVerdict], str]:
+    """A cell with the verdict on one resource; empty where it did not move, so that a column of these is left out."""
+
+    def cell(row: CaseVerdict) -> str:
+        found = next((each for each in changed_resources(row) if each.name == name), None)
+        if found is None:
+            return ""
+        factor = "" if found.ratio is None else f" (×{text.relative(found.ratio)})"
+        return f"{text.bold(found.verdict) if found.fails else found.verdict}{factor}"
+
+    return cell
 
 
 def _case_method(row: CaseVerdict) -> str:
@@ -238,6 +253,8 @@ _VERDICT_COLUMNS: tuple[Column[CaseVerdict], ...] = (
     Column(title="Threshold", cell=lambda v: text.percent(v.tau), optional=True),
     Column(title="Error ratio", cell=lambda v: text.relative(v.error_ratio), optional=True),
     Column(title="Verdict", cell=_verdict, align="left"),
+    Column(title="Peak memory", cell=_resource("peak_memory"), align="left", optional=True),
+    Column(title="First call", cell=_resource("first_call"), align="left", optional=True),
     Column(title="Notes", cell=lambda v: text.plain(verdict_note(v)), align="left", optional=True),
 )
 

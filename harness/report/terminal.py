@@ -15,7 +15,7 @@ from harness.report import format as text
 from harness.report.catalog import Catalog, registry_facts
 from harness.report.notes import outcome_line
 from harness.report.tables import verdict_notes
-from harness.report.verdicts import BETTER, WORSE, RootVerdicts, comparison_view
+from harness.report.verdicts import BETTER, WORSE, RootVerdicts, comparison_view, is_notable
 from harness.report.view import Choice, RunView, grouped, run_view
 
 _STYLES = (
@@ -85,7 +85,7 @@ def _print_footnotes(console: Console, footnotes: Footnotes) -> None:
 def _print_root(
     console: Console, root: RootVerdicts, *, title: str, marks: str, show_all: bool, footnotes: Footnotes
 ) -> None:
-    shown = [row for row in root.rows if show_all or row.verdict is not Verdict.UNCHANGED]
+    shown = [row for row in root.rows if show_all or is_notable(row)]
     folded = len(root.rows) - len(shown)
     if not shown:
         _line(console, f"\n{title}: {folded} unchanged", style="dim")

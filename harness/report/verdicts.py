@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from harness.records import CaseVerdict, Comparison, Design, Verdict
 from harness.reference import reference_label
 from harness.report.format import code, count, listing, plain, ratio
+from harness.report.hints import changed_resources, resource_line
 from harness.report.view import COLLAPSE_ABOVE, grouped, hierarchical
 
 WORSE = (Verdict.REGRESSED, Verdict.LESS_ACCURATE, Verdict.TRADE, Verdict.BROKEN, Verdict.MISSING)
@@ -48,7 +49,7 @@ class Mark:
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonView:
-    """A comparison as its report shows it. `notable`: every row that is not `unchanged`."""
+    """A comparison as its report shows it."""
 
     comparison: Comparison
     label: str
@@ -63,8 +64,8 @@ class ComparisonView:
 
     @property
     def notable(self) -> tuple[CaseVerdict, ...]:
-        """Rows that are not `unchanged`."""
-        return tuple(row for row in self.rows if row.verdict is not Verdict.UNCHANGED)
+        """Rows that are not `unchanged`, in time and accuracy or in a resource."""
+        return tuple(row for row in self.rows if is_notable(row))
 
     @property
     def long(self) -> bool:
@@ -88,6 +89,11 @@ class ComparisonView:
         return " · ".join(mark.short for mark in self.marks)
 
 
+def is_notable(row: CaseVerdict) -> bool:
+    """Whether something about the case changed or could not be decided."""
+    return row.verdict is not Verdict.UNCHANGED or any(changed_resources(row))
+
+
 def comparison_view(comparison: Comparison) -> ComparisonView:
     """Order a comparison's rows by task, p, shape and problem, and say what it comes to."""
     rows = hierarchical(comparison.verdicts)
@@ -103,7 +109,7 @@ def comparison_view(comparison: Comparison) -> ComparisonView:
     return ComparisonView(
         comparison=comparison,
         label=reference_label(comparison.kind, comparison.reference),
-        bottom_line=bottom_line(comparison.verdicts),
+        bottom_line=" ".join(filter(None, [bottom_line(comparison.verdicts), resource_line(comparison.verdicts)])),
         marks=marks_of(comparison),
         tasks=tasks,
     )

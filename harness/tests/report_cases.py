@@ -10,6 +10,9 @@ from harness.records import (
     CaseSummary,
     CaseVerdict,
     Comparison,
+    FirstCallVerdict,
+    KernelChange,
+    MemoryVerdict,
     Mode,
     OptionValue,
     Outcome,
@@ -221,6 +224,23 @@ def verdict(
     )
 
 
+RETILED = KernelChange(same=False, changes=("symmetric: BLOCK 128 → 64, num_stages 3 → 4",))
+MORE_MEMORY = MemoryVerdict(
+    verdict=Verdict.REGRESSED, ratio=1.25, peak_bytes=80 * 2**20, reference_peak_bytes=64 * 2**20
+)
+SLOW_START = FirstCallVerdict(
+    verdict=Verdict.REGRESSED,
+    fails=True,
+    ratio=3.0,
+    low=2.92,
+    high=3.08,
+    first_call_s=2.4,
+    reference_first_call_s=0.8,
+    launches=6,
+    reference_launches=6,
+)
+
+
 def every_verdict() -> tuple[CaseVerdict, ...]:
     """Every verdict once or more, two roots, a control among them."""
     root = "inverse_root"
@@ -228,11 +248,15 @@ def every_verdict() -> tuple[CaseVerdict, ...]:
     less_accurate = verdict(
         case(f"{root}/coupled_pe/bf16/1024/wishart", p=4), Verdict.LESS_ACCURATE, 1.001, reason=lost
     )
+    regressed = verdict(case(f"{root}/coupled_pe/bf16/512/wishart"), Verdict.REGRESSED, 1.083)
+    unchanged = verdict(case(f"{root}/coupled_newton/fp32/512/wishart"), Verdict.UNCHANGED, 1.002)
+    eager = verdict(case(f"{root}/eigh/fp32/512/wishart", mode=Mode.EAGER), Verdict.REGRESSED, 1.21, half_width=0.08)
+    more_accurate = verdict(case("polar/you_newton_schulz/bf16/1024x1024/gaussian"), Verdict.MORE_ACCURATE, 0.999)
     return (
-        verdict(case(f"{root}/coupled_pe/bf16/512/wishart"), Verdict.REGRESSED, 1.083),
+        regressed.model_copy(update={"kernels": RETILED}),
         verdict(case(f"{root}/coupled_pe/fp32/512/wishart"), Verdict.IMPROVED, 0.912),
-        verdict(case(f"{root}/coupled_newton/fp32/512/wishart"), Verdict.UNCHANGED, 1.002),
-        verdict(case(f"{root}/eigh/fp32/512/wishart", mode=Mode.EAGER), Verdict.REGRESSED, 1.21, half_width=0.08),
+        unchanged.model_copy(update={"kernels": KernelChange(same=True)}),
+        eager.model_copy(update={"kernels": KernelChange(same=True), "first_call": SLOW_START}),
         verdict(
             case(f"{root}/coupled_pe/bf16/512/logspace_1e6"),
             Verdict.INCONCLUSIVE,
@@ -248,7 +272,7 @@ def every_verdict() -> tuple[CaseVerdict, ...]:
             0.9,
             reason="faster but less accurate: relative error 6.00e-02 → 9.00e-02",
         ),
-        verdict(case("polar/you_newton_schulz/bf16/1024x1024/gaussian"), Verdict.MORE_ACCURATE, 0.999),
+        more_accurate.model_copy(update={"memory": MORE_MEMORY}),
         verdict(case("polar/svd/fp32/1024x1024/gaussian"), Verdict.FIXED, reason="no longer failed"),
         verdict(case("polar/polar_express/bf16/16x1024x1024/gaussian"), Verdict.NEW),
         verdict(case("polar/aol/bf16/1024x1024/gaussian"), Verdict.MISSING, reason="planned but not measured"),

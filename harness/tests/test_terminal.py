@@ -42,7 +42,7 @@ def test_rows_stand_under_their_task_root_shape_and_problem() -> None:
     assert lines[start + 1].split() == ["case", "ratio", "interval", "verdict", "notes"]
     assert lines[start + 2].strip() == "512x512 wishart"
     assert lines[start + 3].startswith("  coupled_pe bf16 graph")
-    assert lines[start + 3].split()[3:] == ["1.083", "1.073", "…", "1.093", "regressed"]
+    assert lines[start + 3].split()[3:] == ["1.083", "1.073", "…", "1.093", "regressed", "[1]"]
     assert lines.index("inverse_root, p = 4") < lines.index("polar")
 
 
@@ -116,9 +116,10 @@ def test_a_reason_that_many_cases_share_is_printed_once() -> None:
 
 def test_reasons_that_differ_keep_their_words() -> None:
     text = printed(planted.comparison())
-    assert "[1] the interval reaches beyond the threshold" in text
+    assert "[1] kernels changed: symmetric: BLOCK 128 → 64, num_stages 3 → 4" in text
+    assert "] the interval reaches beyond the threshold" in text
     assert "oom: 80 GiB | asked" in text
-    assert "peak memory" not in text
+    assert "] peak memory 64.0 → 80.0 MiB (+25 %): regressed (advisory)" in text
 
 
 def test_text_of_records_is_no_markup() -> None:
