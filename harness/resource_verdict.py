@@ -164,8 +164,12 @@ def memory_text(memory: MemoryVerdict) -> str:
 
 
 def first_call_text(first: FirstCallVerdict) -> str:
-    """`0.81 → 2.40 s (ratio 2.9, 2.1 … 3.6)`, or the reason why there is no verdict."""
+    """`0.81 s → 2.40 s (ratio 2.96, 2.10 … 3.60)`, or the reason why there is no verdict."""
     mine, theirs = first.first_call_s, first.reference_first_call_s
     if mine is None or theirs is None or first.ratio is None:
         return f"undecided, {first.reason}"
-    return f"{theirs:.2f} → {mine:.2f} s (ratio {first.ratio:.2f}, {first.low:.2f} … {first.high:.2f})"
+    return f"{_seconds(theirs)} → {_seconds(mine)} (ratio {first.ratio:.2f}, {first.low:.2f} … {first.high:.2f})"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f} s" if value >= 0.1 else f"{1e3 * value:.2g} ms"

@@ -47,7 +47,7 @@ def test_kernels_are_named_where_something_changed(
 def test_resources_are_named_where_they_moved() -> None:
     assert hints(row(memory=planted.MORE_MEMORY)) == ("peak memory 64.0 → 80.0 MiB (+25 %): regressed (advisory)",)
     assert hints(row(first_call=planted.SLOW_START)) == (
-        "first call 0.80 → 2.40 s (ratio 3.00, 2.92 … 3.08): regressed",
+        "first call 0.80 s → 2.40 s (ratio 3.00, 2.92 … 3.08): regressed",
     )
     unknown = MemoryVerdict(verdict=Verdict.INCONCLUSIVE, reason="the reference has no figure")
     assert hints(row(memory=unknown)) == ()
@@ -87,7 +87,7 @@ def test_markdown_and_terminal_say_it() -> None:
     print_comparison(comparison, console)
     assert isinstance(console.file, io.StringIO)
     for text in (render_comparison(comparison), console.file.getvalue()):
-        for said in ("BLOCK 128 → 64", "same Triton kernels", "64.0 → 80.0 MiB (+25 %)", "0.80 → 2.40 s"):
+        for said in ("BLOCK 128 → 64", "same Triton kernels", "64.0 → 80.0 MiB (+25 %)", "0.80 s → 2.40 s"):
             assert said in text
 
 

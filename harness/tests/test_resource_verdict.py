@@ -108,7 +108,11 @@ class TestFirstCall:
         assert found.first_call_s == pytest.approx(2.4)
         assert found.reference_first_call_s == pytest.approx(0.8)
         assert (found.launches, found.reference_launches) == (6, 6)
-        assert first_call_text(found) == "0.80 → 2.40 s (ratio 3.00, 2.92 … 3.08)"
+        assert first_call_text(found) == "0.80 s → 2.40 s (ratio 3.00, 2.92 … 3.08)"
+
+    def test_short_times_are_in_milliseconds(self) -> None:
+        found = first_call(tuple(each / 100 for each in WARM), tuple(each / 1000 for each in WARM))
+        assert first_call_text(found).startswith("0.8 ms → 8 ms (ratio 10.00, ")
 
     def test_too_few_launches_decide_nothing(self) -> None:
         found = first_call(WARM, WARM[:2])
