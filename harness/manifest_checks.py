@@ -140,7 +140,7 @@ def _root_defect(sweep: Sweep, tasks: list[TaskSpec]) -> Defect | None:
 
 def _column_defect(sweep: Sweep, tasks: list[TaskSpec]) -> Defect | None:
     with_columns = [task for task in tasks if task.has_columns]
-    needing = [task.name for task in with_columns if task.operand == "spd"]
+    needing = [task.name for task in with_columns if task.operand != "rectangular"]
     if needing and not sweep.k:
         return Defect(field="k", message=f"is required by task '{needing[0]}'; give the columns of B, e.g. k = 16")
     if sweep.k and not with_columns:
@@ -152,7 +152,7 @@ def _column_defect(sweep: Sweep, tasks: list[TaskSpec]) -> Defect | None:
 def _shape_defect(sweep: Sweep, tasks: list[TaskSpec]) -> Defect | None:
     if not sweep.n and not sweep.shape:
         return Defect(field="n", message="is required; give square sizes n, or shape = [[m, n], ...]")
-    if any(task.operand == "rectangular" for task in tasks):
+    if any(not task.is_square for task in tasks):
         return None
     for m, n in sweep.shape:
         if m != n:

@@ -132,9 +132,7 @@ def _sweep_cases(
 def _combinations(sweep: Sweep, spec: MethodSpec, device_kind: DeviceKind) -> Iterator[tuple[Case, str | None]]:
     """Every point of a sweep for one method, with the reason why it is left out, or None."""
     task = TASKS[spec.task]
-    shapes = [(n, n) for n in sweep.n] + [
-        shape for shape in sweep.shape if task.operand == "rectangular" or shape[0] == shape[1]
-    ]
+    shapes = [(n, n) for n in sweep.n] + [shape for shape in sweep.shape if not task.is_square or shape[0] == shape[1]]
     roots: Sequence[int | None] = sweep.p if task.has_root else (None,)
     columns: Sequence[int | None] = (sweep.k or (None,)) if task.has_columns else (None,)
     problems = [name for pattern in sweep.problem for name in _meant(pattern, PROBLEMS) if posed_for(task.name, name)]

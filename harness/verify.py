@@ -47,6 +47,16 @@ SETTINGS: dict[OperandKind, tuple[Setting, ...]] = {
         Setting(problem="logspace_1e2", m=128, n=96),
         Setting(problem="spike", m=64, n=96, batch=2),
     ),
+    "gram": (
+        Setting(problem="logspace_1e2", m=64, n=160),
+        Setting(problem="wishart", m=96, n=64),
+        Setting(problem="spike", m=48, n=64, batch=2),
+    ),
+    "square": (
+        Setting(problem="logspace_1e1", m=96, n=96),
+        Setting(problem="row_heterogeneous", m=96, n=96),
+        Setting(problem="logspace_1e4", m=64, n=64, batch=2),
+    ),
 }
 
 

@@ -16,9 +16,11 @@ Operator = Callable[[Tensor], Tensor]
 
 POWER_ITERATIONS = 12
 BLOCK_COLUMNS = 8
-LANCZOS_STEPS = 12
+LANCZOS_STEPS = 20
 
 _SQUARINGS = 8
+_EXHAUSTED = 64.0
+"""A new direction shorter than this many units of rounding is none."""
 _GOLDEN = 0.6180339887498949
 
 
@@ -57,25 +59,29 @@ def lanczos(operator: Operator, start: Tensor, steps: int = LANCZOS_STEPS) -> Te
     tr T^257 / tr T^256 is between q^(-1/256) and 1 times its largest eigenvalue.
     """
     n = start.shape[-2]
-    tiny = torch.finfo(start.dtype).tiny
     basis = start / torch.linalg.vector_norm(start, dim=-2, keepdim=True)
     images = operator(basis)
     for _ in range(min(steps, n) - 1):
-        vector = images[..., -1:]
-        for _ in range(2):
-            vector = vector - basis @ (basis.mT @ vector)
-            # Normalised between the two: an exhausted space leaves rounding, and any further direction will do.
-            vector = vector / torch.linalg.vector_norm(vector, dim=-2, keepdim=True).clamp_min(tiny)
+        vector = _next_direction(basis, images[..., -1:])
         basis = torch.cat([basis, vector], dim=-1)
         images = torch.cat([images, operator(vector)], dim=-1)
     return _largest(basis.mT @ images, basis.mT @ basis)
 
 
+def _next_direction(basis: Tensor, image: Tensor) -> Tensor:
+    """What `image` adds to the span of `basis`, of norm 1; 0 where that is rounding, the space being exhausted."""
+    vector = image
+    for _ in range(2):
+        vector = vector - basis @ (basis.mT @ vector)
+    norm = torch.linalg.vector_norm(vector, dim=-2, keepdim=True)
+    floor = _EXHAUSTED * torch.finfo(image.dtype).eps * torch.linalg.vector_norm(image, dim=-2, keepdim=True)
+    return torch.where(norm > floor, vector / norm.clamp_min(torch.finfo(image.dtype).tiny), 0.0)
+
+
 def _largest(T: Tensor, overlap: Tensor) -> Tensor:
     """tr(T^(N+1)) / tr(T^N), N = 256, of a symmetric positive semidefinite T, over the largest row sum of `overlap`.
 
-    The overlap is the identity but for rounding, or where the space was exhausted: the quotient of a basis that is not
-    orthonormal could exceed the largest eigenvalue.
+    The overlap is the identity but for rounding, which would let the quotient exceed the largest eigenvalue.
     """
     tiny = torch.finfo(T.dtype).tiny
     T = 0.5 * (T + T.mT)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from iroot.ops import Ops
 
 Role = Literal["method", "reference", "opponent", "control"]
-OperandKind = Literal["spd", "rectangular"]
+OperandKind = Literal["spd", "rectangular", "gram", "square"]
 Backend = Literal["auto", "graph", "torch"]
 
 
@@ -33,7 +33,8 @@ class TaskSpec:
     Attributes:
         has_root: the task takes a root p.
         has_columns: the task takes a right-hand side B with k columns.
-        operand: `spd` (A is n x n symmetric positive definite) or `rectangular` (G is m x n).
+        operand: `spd` (A is n x n symmetric positive definite), `rectangular` (G is m x n), `gram` (G is m x n, and
+            G^T G + eps I is positive definite) or `square` (A is n x n, not singular).
     """
 
     name: str
@@ -41,6 +42,11 @@ class TaskSpec:
     has_columns: bool
     operand: OperandKind
     formula: str
+
+    @property
+    def is_square(self) -> bool:
+        """Whether A is n x n."""
+        return self.operand in ("spd", "square")
 
 
 TASKS: dict[str, TaskSpec] = {
@@ -50,6 +56,10 @@ TASKS: dict[str, TaskSpec] = {
                  formula="X = (A + eps I)^(-1/p)"),
         TaskSpec(name="inverse_apply", has_root=True, has_columns=True, operand="spd",
                  formula="Z = (A + eps I)^(-1/p) B"),
+        TaskSpec(name="gram_apply", has_root=True, has_columns=True, operand="gram",
+                 formula="Z = (G^T G + eps I)^(-1/p) B, G m x n; with G G^T it is that of G^T"),
+        TaskSpec(name="solve", has_root=False, has_columns=True, operand="square",
+                 formula="Z = A^(-1) B, A n x n, not symmetric"),
         TaskSpec(name="polar", has_root=False, has_columns=False, operand="rectangular",
                  formula="U = polar factor of G = U H, U^T U = I (m >= n) or U U^T = I (m <= n)"),
         TaskSpec(name="gemm", has_root=False, has_columns=True, operand="rectangular",
@@ -65,12 +75,14 @@ class Operands:
     """One posed problem, as a caller would pose it.
 
     Attributes:
-        A: (..., n, n) symmetric positive definite, or (..., m, n) for `polar`, `gemm` and `copy`.
+        A: (..., n, n), symmetric positive definite but for `solve`; or (..., m, n) for `gram_apply`, `polar`, `gemm`
+            and `copy`.
         B: (..., n, k) right-hand side, where the task has one.
         p: the root, an integer >= 1, where the task has one.
-        eps: absolute damping: the target is the root of A + eps I.
-        lower: what the caller knows of the spectrum: lambda_min(A + eps I) >= lower * lambda_max(A + eps I), or for
-            `polar` sigma_min >= lower * sigma_max. None: unknown. Given, no method needs a host synchronisation.
+        eps: absolute damping: the target is the root of A + eps I (`gram_apply`: of A^T A + eps I).
+        lower: what the caller knows of the spectrum: lambda_min(A + eps I) >= lower * lambda_max(A + eps I)
+            (`gram_apply`: of A^T A + eps I), or for `polar` and `solve` sigma_min >= lower * sigma_max. None: unknown.
+            Given, no method needs a host synchronisation, but for those that check their result (`solve`).
     """
 
     A: Tensor

@@ -38,7 +38,9 @@ def check_result(operands: Operands, result: Tensor, *, case: Case) -> None:
     if not isinstance(result, Tensor):
         raise MeasurementError(f"{case.task}/{case.method} must return a tensor, got {type(result).__name__}")
     A, B = operands.A, operands.B
-    shape = A.shape if B is None else torch.Size((*A.shape[:-1], B.shape[-1]))
+    shape = A.shape if B is None else B.shape
+    if B is not None and case.task == "gemm":
+        shape = torch.Size((*A.shape[:-1], B.shape[-1]))
     if (result.shape, result.dtype, result.device) != (shape, A.dtype, A.device):
         raise MeasurementError(
             f"{case.task}/{case.method} must return {tuple(shape)} {A.dtype} on {A.device}, "
@@ -54,6 +56,10 @@ def _figures(case: Case, operands: Operands, result: Tensor, reference: Referenc
             return _root_figures(operands, result, reference, operands.p)
         return _apply_figures(operands.B.double(), operands.eps, result, reference, operands.p)
     relative = _relative(result, reference.value)
+    if case.task == "solve":
+        assert operands.B is not None
+        B = operands.B.double()
+        return {"relative_error": relative, "residual": _relative(operands.A.double() @ result, B)}
     if case.task == "polar":
         return {"relative_error": relative, "orthogonality": _orthogonality(result)}
     return {"relative_error": relative}

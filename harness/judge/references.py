@@ -23,7 +23,7 @@ CERTIFIED = 1e-12
 
 @dataclass(frozen=True, kw_only=True)
 class SpectralReference:
-    """A = V diag(eigenvalues) V^T in float64; every root of A follows."""
+    """A, or G^T G, = V diag(eigenvalues) V^T in float64; every root follows."""
 
     eigenvalues: Tensor
     eigenvectors: Tensor
@@ -43,7 +43,7 @@ class SpectralReference:
 
 @dataclass(frozen=True, kw_only=True)
 class DirectReference:
-    """The result itself in float64: the polar factor, the product, the copy."""
+    """The result itself in float64: the polar factor, the solution, the product, the copy."""
 
     value: Tensor
 
@@ -62,8 +62,8 @@ def reference(case: Case, operands: Operands, *, seed: int, cache: TensorCache) 
     A = operands.A
     posed_in = posed_format(TASKS[case.task].operand, case.precision, A.device).name
     key = (case.problem, case.m, case.n, case.batch, posed_in, seed, A.device)
-    if TASKS[case.task].operand == "spd":
-        spectral = cache.get(("eigh", *key), lambda: _eigh(A))
+    if TASKS[case.task].operand in ("spd", "gram"):
+        spectral = cache.get(("eigh", case.task == "gram_apply", *key), lambda: _eigh(_symmetric(case, A)))
         smallest = float(spectral.eigenvalues.min()) + operands.eps
         if smallest <= 0:
             raise MeasurementError(
@@ -73,9 +73,19 @@ def reference(case: Case, operands: Operands, *, seed: int, cache: TensorCache) 
         return spectral
     if case.task == "polar":
         return cache.get(("polar", *key), lambda: DirectReference(value=polar_factor(A.double(), operands.lower)))
+    if case.task == "solve":
+        assert operands.B is not None
+        B = operands.B.double()
+        return cache.get(("solve", case.k, *key), lambda: DirectReference(value=torch.linalg.solve(A.double(), B)))
     if operands.B is not None:
         return DirectReference(value=torch.matmul(A.double(), operands.B.double()))
     return DirectReference(value=A.double())
+
+
+def _symmetric(case: Case, A: Tensor) -> Tensor:
+    """A, or A^T A, in float64, where the squared condition number is still far from 1e16."""
+    wide = A.double()
+    return wide.mT @ wide if case.task == "gram_apply" else wide
 
 
 def _eigh(A: Tensor) -> SpectralReference:

@@ -30,7 +30,8 @@ class Quality(Record):
     """Errors of one problem seed against the posed problem in float64; None where the task has no such figure.
 
     relative_error: ||X - X*||_F / ||X*||_F (polar: distance to the true polar factor, same formula).
-    residual: inverse_root ||X^p A - I||_F / sqrt(n); inverse_apply ||A^(1/p) Z - B||_F / ||B||_F; else None.
+    residual: inverse_root ||X^p A - I||_F / sqrt(n); inverse_apply and gram_apply ||A^(1/p) Z - B||_F / ||B||_F, solve
+    ||A Z - B||_F / ||B||_F; else None.
     symmetry: ||X - X^T||_F / ||X||_F.
     orthogonality: ||U U^T - I||_F / sqrt(m) for m <= n, else ||U^T U - I||_F / sqrt(n).
     Batches: the root mean square over the batch. nonfinite: number of non-finite entries of the result.

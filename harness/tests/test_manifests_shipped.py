@@ -17,6 +17,9 @@ from iroot.registry import TASKS, methods
 KINDS: tuple[DeviceKind, ...] = ("cuda", "cpu")
 EVERY = [(name, kind) for name in ("production", "quick", "reference", "smoke") for kind in KINDS]
 
+NOT_IN_QUICK = {"gram_apply", "solve"}
+"""Tasks that the gate does without: `production` has them."""
+
 
 @cache
 def planned(name: str, kind: DeviceKind) -> tuple[PlannedCase, ...]:
@@ -48,12 +51,12 @@ def test_says_its_name_and_what_it_is_and_round_trips(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "least", "most"),
     [
-        ("smoke", "cuda", 6, 10),
-        ("smoke", "cpu", 6, 10),
+        ("smoke", "cuda", 6, 12),
+        ("smoke", "cpu", 6, 12),
         ("quick", "cuda", 60, 100),
         ("quick", "cpu", 40, 60),
         ("production", "cuda", 400, 650),
-        ("production", "cpu", 150, 330),
+        ("production", "cpu", 150, 370),
         ("reference", "cuda", 60, 120),
         ("reference", "cpu", 10, 40),
     ],
@@ -86,7 +89,8 @@ def test_every_case_has_a_precision_the_kind_of_device_has(name: str, kind: Devi
 
 @pytest.mark.parametrize(("name", "kind"), [pair for pair in EVERY if pair[0] != "reference"])
 def test_all_but_the_reference_manifest_meet_every_task(name: str, kind: DeviceKind) -> None:
-    assert {item.case.task for item in planned(name, kind)} == set(TASKS)
+    left_out = NOT_IN_QUICK if name == "quick" else set()
+    assert {item.case.task for item in planned(name, kind)} == set(TASKS) - left_out
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -114,7 +118,7 @@ def test_production_covers_every_size_shape_problem_and_mode() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_quick_covers_most_methods(kind: DeviceKind) -> None:
-    fast = [spec for spec in methods() if spec.role in ("method", "opponent")]
+    fast = [spec for spec in methods() if spec.role in ("method", "opponent") and spec.task not in NOT_IN_QUICK]
     covered = {(case.task, case.method) for case in cases("quick", kind)}
     missing = [spec for spec in fast if (spec.task, spec.name) not in covered]
     assert len(missing) <= 0.2 * len(fast)

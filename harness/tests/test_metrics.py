@@ -21,10 +21,11 @@ CPU = torch.device("cpu")
 
 
 def make_case(task: str, **changes: object) -> Case:
-    rooted = task.startswith("inverse")
+    rooted = task.startswith(("inverse", "gram"))
     values: dict[str, object] = {
         "task": task, "method": "any", "precision": "fp64", "p": 2 if rooted else None, "m": 32,
-        "n": 32 if rooted else 48, "k": 5 if task in ("inverse_apply", "gemm") else None,
+        "n": 32 if task.startswith(("inverse", "solve")) else 48,
+        "k": 5 if task in ("inverse_apply", "gram_apply", "solve", "gemm") else None,
         "problem": "logspace_1e2" if task != "gemm" else "gaussian", "mode": Mode.EAGER,
     }  # fmt: skip
     return Case.model_validate(values | changes)
@@ -36,8 +37,10 @@ def judge(case: Case, operands: Operands, result: Tensor) -> Quality:
 
 
 def matrix_power(A: Tensor, exponent: float) -> Tensor:
-    """By SVD, where the references use an eigendecomposition."""
+    """By SVD, where the references use an eigendecomposition; of a matrix that is not symmetric for -1 only."""
     left, sigma, right = torch.linalg.svd(A)
+    if exponent == -1.0:
+        left, right = right.mT, left.mT
     power: Tensor = left * sigma.unsqueeze(-2) ** exponent @ right
     return power
 
@@ -93,6 +96,31 @@ def test_apply_measures_error_and_residual_against_the_columns() -> None:
     assert quality.relative_error == pytest.approx(0.01, rel=1e-6)
     assert quality.residual == pytest.approx(0.01, rel=1e-6)
     assert quality.symmetry is None
+
+
+@pytest.mark.parametrize(("m", "n"), [(32, 48), (48, 32)])
+@pytest.mark.parametrize("p", [1, 4])
+def test_gram_apply_is_judged_by_the_damped_gram_matrix(m: int, n: int, p: int) -> None:
+    case = make_case("gram_apply", m=m, n=n, p=p)
+    operands = pose(case.problem, case, seed=0, device=CPU)
+    assert operands.B is not None
+    gram = operands.A.mT @ operands.A + operands.eps * torch.eye(n, dtype=torch.float64)
+    Z = matrix_power(gram, -1 / p) @ operands.B
+    quality = judge(case, operands, 0.99 * Z)
+    assert quality.relative_error == pytest.approx(0.01, rel=1e-6)
+    assert quality.residual == pytest.approx(0.01, rel=1e-6)
+    with pytest.raises(MeasurementError, match=rf"must return \({n}, 5\)"):
+        judge(case, operands, torch.zeros(m, 5, dtype=torch.float64))
+
+
+def test_solve_is_judged_by_the_solution_and_the_residual() -> None:
+    case = make_case("solve")
+    operands = pose(case.problem, case, seed=0, device=CPU)
+    assert operands.B is not None
+    quality = judge(case, operands, 1.02 * matrix_power(operands.A, -1.0) @ operands.B)
+    assert quality.relative_error == pytest.approx(0.02, rel=1e-6)
+    assert quality.residual == pytest.approx(0.02, rel=1e-6)
+    assert (quality.symmetry, quality.orthogonality) == (None, None)
 
 
 @pytest.mark.parametrize(("m", "n"), [(32, 48), (48, 32), (40, 40)])

@@ -16,6 +16,8 @@ from iroot.registry import Operands
 
 CPU = torch.device("cpu")
 SPD = [name for name, spec in PROBLEMS.items() if "spd" in spec.operands]
+GRAM = [name for name, spec in PROBLEMS.items() if "gram" in spec.operands]
+SQUARE = [name for name, spec in PROBLEMS.items() if "square" in spec.operands]
 RECTANGULAR = [name for name, spec in PROBLEMS.items() if "rectangular" in spec.operands]
 
 
