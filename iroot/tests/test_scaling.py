@@ -135,6 +135,9 @@ def test_closed_forms() -> None:
     expected = {"frobenius": 15.0**0.5, "trace": 5.0, "gershgorin": 4.0, "none": 1.0}
     # C = [[1, c], [c, 1]], c = -1 / 6^(1/2): row sum 1 + |c|, Frobenius norm (2 + 2 c^2)^(1/2).
     expected["jacobi"] = expected["ruiz"] = 3.0 * min(1.0 + 6.0**-0.5, (2.0 + 2.0 / 6.0) ** 0.5)
+    # A bound of its own for every row, the smaller of both, would not be one of the matrix: 0.9998 here.
+    B = positive_definite(4, 3.0, 299)
+    assert float(get_scaling("aol").function(B, ops)) >= float(torch.linalg.eigvalsh(B)[-1])
     # Row sums 3 and 4: (2 * 3 + 1 * 4) / 3 and (1 * 3 + 3 * 4) / 4.
     expected["aol"] = 15.0 / 4.0
     squared = A @ A
