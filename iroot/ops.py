@@ -74,8 +74,9 @@ class Ops(Protocol):
 def make_ops(precision: str | Precision, device: torch.device, backend: Backend = "auto") -> Ops:
     """Return the operations of `precision` on `device`.
 
-    `auto` takes this project's Triton kernels where they exist (bf16 and fp16 on a Hopper GPU), product by product
-    where they are faster for its shape and, in eager calls, outlast their own launch. `graph` is the same for calls
+    `auto` takes this project's Triton kernels where they exist, on a Hopper GPU: for bf16x3 and fp16x3 always, for bf16
+    and fp16 product by product where they are faster for its shape and, in eager calls, outlast their own launch.
+    `graph` is the same for calls
     that end in a CUDA graph, where a launch costs the host nothing: the eager call before the capture then computes
     what the replays compute. `torch` always takes the library's products.
 
@@ -90,6 +91,11 @@ def make_ops(precision: str | Precision, device: torch.device, backend: Backend 
     if plan.name in QUANTISED:
         return make_scaled_ops(plan, device)
     if plan.name in SPLIT:
+        if backend != "torch" and device.type == "cuda":
+            from iroot import triton_split_ops  # imports Triton, which only a GPU needs
+
+            if triton_split_ops.serves(plan, device):
+                return triton_split_ops.TritonSplitOps(plan, device)
         return SplitOps(plan, device)
     if backend != "torch" and device.type == "cuda":
         from iroot import triton_ops  # imports Triton, which only a GPU needs

@@ -32,7 +32,7 @@ from iroot.precision import Precision
 from iroot.torch_ops import TorchOps, wide_product
 
 _LARGEST = 2.0**15
-_SMALLEST = 2.0**-96  # largest entry of a matrix that is scaled fully; the scale of a zero matrix stays finite
+SMALLEST = 2.0**-96  # largest entry of a matrix that is scaled fully; the scale of a zero matrix stays finite
 
 # Tensor cores truncate their running sum after every 16 columns, an error relative to the sum so far.
 _PROMOTE_K = {"bfloat16": 0, "float16": 256}
@@ -73,7 +73,7 @@ class SplitOps(TorchOps):
     def gram(self, G: Tensor) -> Tensor:
         """G G^T; G is split once."""
         words = self.split(G)
-        return _finished(self._product(words, words.mT), words, words, 1.0)
+        return self._words_multiply_add(words, words.mT, None, 1.0, 0.0)
 
     def split(self, A: Tensor) -> Words:
         """The two words of each matrix of A (..., m, n)."""
@@ -85,40 +85,35 @@ class SplitOps(TorchOps):
 
     def _multiply_add(self, A: Tensor, B: Tensor, C: Tensor | None, alpha: float, beta: float) -> Tensor:
         left = self.split(A)
-        right = left if B is A else self.split(B)
-        product = _finished(self._product(left, right), left, right, alpha)
-        return product if C is None else product.add_(C, alpha=beta)
+        return self._words_multiply_add(left, left if B is A else self.split(B), C, alpha, beta)
 
-    def _product(self, left: Words, right: Words) -> Tensor:
-        """(s_A A) (s_B B) in float32."""
-        depth = left.hi.shape[-1]
+    def _words_multiply_add(self, A: Words, B: Words, C: Tensor | None, alpha: float, beta: float) -> Tensor:
+        """alpha A B + beta C of operands given by their words, without the last term where C is None."""
+        depth = A.hi.shape[-1]
         size = self._promote_k or max(depth, 1)
-        total = _words_product(left, right, slice(0, size))
+        total = _words_product(A, B, slice(0, size))
         for start in range(size, depth, size):
-            total = total.add_(_words_product(left, right, slice(start, start + size)))
-        return total
+            total = total.add_(_words_product(A, B, slice(start, start + size)))
+        if A.inverse is not None and B.inverse is not None:
+            total = total.mul_(A.inverse * B.inverse * alpha)
+        elif alpha != 1.0:
+            total = total.mul_(alpha)
+        return total if C is None else total.add_(C, alpha=beta)
 
 
-def _words_product(left: Words, right: Words, columns: slice) -> Tensor:
-    """The three products over some columns, in one.
+def _words_product(A: Words, B: Words, columns: slice) -> Tensor:
+    """The three products over some columns, in one, of s_A A and s_B B.
 
     The small ones come first: a sum truncated relative to its size loses nothing to speak of while it is small.
     """
-    A_h, A_l = left.hi[..., columns], left.lo[..., columns]
-    B_h, B_l = right.hi[..., columns, :], right.lo[..., columns, :]
+    A_h, A_l = A.hi[..., columns], A.lo[..., columns]
+    B_h, B_l = B.hi[..., columns, :], B.lo[..., columns, :]
     return wide_product(torch.cat((A_l, A_h, A_h), dim=-1), torch.cat((B_h, B_l, B_h), dim=-2))
-
-
-def _finished(product: Tensor, left: Words, right: Words, alpha: float) -> Tensor:
-    """alpha / (s_A s_B) times the product, in place."""
-    if left.inverse is None or right.inverse is None:
-        return product if alpha == 1.0 else product.mul_(alpha)
-    return product.mul_(left.inverse * right.inverse * alpha)
 
 
 def _scale(A: Tensor) -> Tensor:
     """The power of two, (..., 1, 1), that brings the largest entry of each matrix into [2^14, 2^15)."""
     largest: Tensor = torch.linalg.vector_norm(A, ord=float("inf"), dim=(-2, -1), keepdim=True)
-    largest = largest.clamp_min(_SMALLEST)
+    largest = largest.clamp_min(SMALLEST)
     # largest = mantissa 2^exponent with mantissa in [1/2, 1), so the quotient is 2^exponent exactly.
     return _LARGEST * torch.frexp(largest).mantissa / largest

@@ -135,7 +135,7 @@ def _launch(A: Tensor, B: Tensor, C: Tensor, D: Tensor, factors: tuple[float, fl
         B_ALONG_K=right.along_k,
         DTYPE=TRITON_DTYPES[D.dtype],
         OVERLAP=overlap,
-        EARLY=rows * columns <= _EARLY_AREA,
+        EARLY=rows * columns <= EARLY_AREA,
         num_warps=blocking.warps,
         num_stages=blocking.stages,
         launch_pdl=overlap,
@@ -152,7 +152,7 @@ _COSTS = {
 BLOCKINGS = tuple(_COSTS)
 
 # Largest tile of a kernel that lets the next one in early, see tiling.Tiling.lets_next_in.
-_EARLY_AREA = 128 * 64
+EARLY_AREA = 128 * 64
 
 
 def choose_blocking(m: int, n: int, batches: int, *, processors: int) -> Blocking:

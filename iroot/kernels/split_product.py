@@ -1,0 +1,278 @@
+# Device functions carry no Python types, and Triton has no type information:
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-calls=False
+# mypy: disallow-untyped-decorators=False
+"""Two 16-bit words of a float32 matrix in one pass, and D = alpha A B + beta C of such operands in one kernel.
+
+Unfused, one such product takes about 40 launches (`iroot/split_ops.py`, which says what the words are). Here the words
+of an operand are read once for all three products, sums are promoted in registers, and the scales are taken off, alpha
+and beta C applied, in the epilogue.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from iroot.errors import InvalidInputError
+from iroot.kernels.multiply_add import EARLY_AREA, Blocking
+from iroot.kernels.operands import (
+    OPERAND_DTYPES,
+    TRITON_DTYPES,
+    Operand,
+    descriptor,
+    empty_aligned,
+    load_block,
+    operand,
+    processors,
+)
+from iroot.split_ops import SMALLEST, Words
+
+_SMALLEST = tl.constexpr(SMALLEST)
+
+
+@triton.jit(do_not_specialize=["m", "column_blocks"])
+def _split_kernel(
+    matrix, stride_batch, stride_row,  # (batches, m, n) float32 with contiguous rows
+    largest,  # (batches,) largest absolute entries, or None for words without a scale
+    hi, lo, pitch,  # (batches, m, n) in rows of `pitch`
+    inverse,  # (batches,): 1 / scale
+    m, n, column_blocks,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """ROWS x COLUMNS entries per program."""
+    block = tl.program_id(0)
+    batch = tl.program_id(1).to(tl.int64)
+    row = (block // column_blocks * ROWS + tl.arange(0, ROWS)[:, None]).to(tl.int64)
+    col = block % column_blocks * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    inside = (row < m) & (col < n)
+    value = tl.load(matrix + batch * stride_batch + row * stride_row + col, mask=inside, other=0.0)
+    if largest is not None:
+        size = tl.load(largest + batch)
+        size = tl.where(size < _SMALLEST, _SMALLEST, size)
+        # Exponents, biased by 127: of 2^14 / 2^e and of its inverse. A quotient of floats need not be a power of two.
+        exponent = (size.to(tl.int32, bitcast=True) >> 23) & 0xFF
+        value *= ((268 - exponent) << 23).to(tl.float32, bitcast=True)
+        if block == 0:
+            tl.store(inverse + batch, ((exponent - 14) << 23).to(tl.float32, bitcast=True))
+    head = value.to(DTYPE)
+    place = (batch * m + row) * pitch + col
+    tl.store(hi + place, head, mask=inside)
+    tl.store(lo + place, (value - head.to(tl.float32)).to(DTYPE), mask=inside)
+
+
+@triton.jit
+def _accumulate(
+    small, large, a_hi, a_lo, b_hi, b_lo, batch, row, col, k,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr, A_ALONG_K: tl.constexpr, B_ALONG_K: tl.constexpr,
+):  # fmt: skip
+    """small + A_l B_h + A_h B_l and large + A_h B_h over BLOCK_K columns, one tile."""
+    left_hi = load_block(a_hi, batch, row, k, ROWS, BLOCK_K, A_ALONG_K)
+    left_lo = load_block(a_lo, batch, row, k, ROWS, BLOCK_K, A_ALONG_K)
+    right_hi = load_block(b_hi, batch, col, k, COLUMNS, BLOCK_K, B_ALONG_K)
+    right_lo = load_block(b_lo, batch, col, k, COLUMNS, BLOCK_K, B_ALONG_K)
+    small = tl.dot(left_lo, right_hi.T, small)
+    small = tl.dot(left_hi, right_lo.T, small)
+    return small, tl.dot(left_hi, right_hi.T, large)
+
+
+@triton.jit(do_not_specialize=["row_blocks", "column_blocks"])
+def _split_product_kernel(
+    a_hi, a_lo,  # (batches, m, depth)
+    b_hi, b_lo,  # (batches, n, depth) or, where it is stored along n, (batches, depth, n)
+    c,  # (batches, m, n) float32, or None
+    d,  # (batches, m, n) float32
+    a_inverse, b_inverse,  # (batches,), or None
+    row_blocks, column_blocks, depth, alpha, beta,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr, PROMOTE_K: tl.constexpr, GROUP: tl.constexpr,
+    A_ALONG_K: tl.constexpr, B_ALONG_K: tl.constexpr, OVERLAP: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    """One tile per program, in strips of GROUP rows of tiles, so that programs of one time share operands in L2."""
+    program = tl.program_id(0)
+    tiles = row_blocks * column_blocks
+    batch = program // tiles
+    tile = program % tiles
+    strip = tile // (GROUP * column_blocks)
+    height = min(row_blocks - strip * GROUP, GROUP)
+    within = tile % (GROUP * column_blocks)
+    row = (strip * GROUP + within % height) * ROWS
+    col = within // height * COLUMNS
+    if OVERLAP:
+        # Everything above may run while the previous kernel finishes; everything below reads what it wrote.
+        gdc_wait()
+        if EARLY:
+            gdc_launch_dependents()
+    # Tensor cores truncate their running sum. The small products have one of their own, which loses nothing to speak
+    # of; the large one is added to a float32 sum after every PROMOTE_K columns.
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    small = tl.zeros((ROWS, COLUMNS), tl.float32)
+    if PROMOTE_K:
+        for start in range(0, depth, PROMOTE_K):
+            part = tl.zeros((ROWS, COLUMNS), tl.float32)
+            for k in range(start, min(start + PROMOTE_K, depth), BLOCK_K):
+                small, part = _accumulate(
+                    small, part, a_hi, a_lo, b_hi, b_lo, batch, row, col, k, ROWS, COLUMNS, BLOCK_K, A_ALONG_K,
+                    B_ALONG_K,
+                )  # fmt: skip
+            total += part
+    else:
+        for k in range(0, depth, BLOCK_K):
+            small, total = _accumulate(
+                small, total, a_hi, a_lo, b_hi, b_lo, batch, row, col, k, ROWS, COLUMNS, BLOCK_K, A_ALONG_K, B_ALONG_K
+            )  # fmt: skip
+    total += small
+    factor = alpha
+    if a_inverse is not None:
+        factor = alpha * (tl.load(a_inverse + batch) * tl.load(b_inverse + batch))
+    value = total * factor
+    if c is not None:
+        value += beta * c.load([batch, row, col]).reshape(ROWS, COLUMNS)
+    d.store([batch, row, col], value.reshape(1, ROWS, COLUMNS))
+
+
+def split(A: Tensor, dtype: torch.dtype) -> Words:
+    """The two words of each matrix of A (..., m, n) float32, those of float16 with a scale.
+
+    Args:
+        A: any strides; a matrix with neither contiguous rows nor contiguous columns is copied first.
+        dtype: bfloat16 or float16.
+
+    Raises:
+        InvalidInputError: A is not float32, or `dtype` is another.
+    """
+    if A.dtype != torch.float32 or dtype not in OPERAND_DTYPES:
+        raise InvalidInputError(f"A must be float32 and its words bfloat16 or float16, got {A.dtype} and {dtype}")
+    if A.stride(-1) != 1 and A.stride(-2) == 1:
+        return split(A.mT, dtype).mT
+    *batch, m, n = A.shape
+    flat = A.reshape(-1, m, n)
+    flat = flat if flat.stride(-1) == 1 else flat.contiguous()
+    hi, lo = (empty_aligned((flat.shape[0], m, n), dtype, A.device) for _ in range(2))
+    largest = inverse = None
+    if dtype is torch.float16:
+        largest = torch.linalg.vector_norm(flat, ord=float("inf"), dim=(-2, -1))
+        inverse = torch.empty_like(largest)
+    column_blocks = triton.cdiv(n, _COLUMNS)
+    _split_kernel[(triton.cdiv(m, _ROWS) * column_blocks, flat.shape[0])](
+        flat, flat.stride(0), flat.stride(1), largest, hi, lo, hi.stride(1), inverse, m, n, column_blocks,
+        ROWS=_ROWS, COLUMNS=_COLUMNS, DTYPE=TRITON_DTYPES[dtype], num_warps=4,
+    )  # fmt: skip
+    if len(batch) != 1:
+        hi, lo = hi.reshape(*batch, m, n), lo.reshape(*batch, m, n)
+    return Words(hi=hi, lo=lo, inverse=None if inverse is None else inverse.reshape(*batch, 1, 1))
+
+
+def split_product(
+    A: Words,
+    B: Words,
+    C: Tensor | None = None,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    promote_k: int = 256,
+    blocking: Blocking | None = None,
+) -> Tensor:
+    """alpha A B + beta C in float32, A and B given by their words.
+
+    Args:
+        A: (..., m, k).
+        B: (..., k, n), with words of A's dtype.
+        C: (..., m, n) float32, or None for alpha A B.
+        alpha: factor on the product.
+        beta: factor on C.
+        promote_k: columns after which a tensor core's sum is added to a float32 one, 0 for never.
+        blocking: kernel configuration; by default `choose_blocking`'s.
+
+    Returns:
+        (..., m, n). With n not a multiple of 4 it is a view into rows padded to one.
+
+    Raises:
+        InvalidInputError: shapes or dtypes do not match.
+    """
+    *batch, m, depth = A.hi.shape
+    n = B.hi.shape[-1]
+    if A.hi.dtype != B.hi.dtype or depth == 0 or tuple(B.hi.shape) != (*batch, depth, n):
+        raise InvalidInputError(
+            f"A and B must be (..., m, k) and (..., k, n) in words of one dtype, k >= 1, got {tuple(A.hi.shape)} "
+            f"{A.hi.dtype} and {tuple(B.hi.shape)} {B.hi.dtype}"
+        )
+    if C is not None and (tuple(C.shape) != (*batch, m, n) or C.dtype != torch.float32):
+        raise InvalidInputError(f"C must be float32 {(*batch, m, n)}, got {C.dtype} {tuple(C.shape)}")
+    D = empty_aligned((A.hi.shape[:-2].numel(), m, n), torch.float32, A.hi.device)
+    if D.numel():
+        blocking = blocking or choose_blocking(m, n, D.shape[0], processors=processors(D.device))
+        _launch(A, B, C, D, (alpha, beta), promote_k, blocking)
+    return D.reshape(*batch, m, n) if len(batch) != 1 else D
+
+
+def _launch(
+    A: Words, B: Words, C: Tensor | None, D: Tensor, factors: tuple[float, float], promote_k: int, blocking: Blocking
+) -> None:
+    rows, columns, block_k = blocking.rows, blocking.columns, blocking.block_k
+    a_hi, a_lo = _alike(A.hi, A.lo)
+    b_hi, b_lo = _alike(B.hi.mT, B.lo.mT)
+    addend = None if C is None else operand(C)
+    if addend is not None and C is not None and not addend.along_k:
+        addend = operand(C.contiguous())
+    batches, m, n = D.shape
+    depth = a_hi.tensor.shape[-1]
+    row_blocks, column_blocks = triton.cdiv(m, rows), triton.cdiv(n, columns)
+    overlap = D.device.type == "cuda"
+    _split_product_kernel[(row_blocks * column_blocks * batches,)](
+        a_hi.descriptor(rows, block_k),
+        a_lo.descriptor(rows, block_k),
+        b_hi.descriptor(columns, block_k),
+        b_lo.descriptor(columns, block_k),
+        None if addend is None else addend.descriptor(rows, columns),
+        descriptor(D, rows, columns),
+        A.inverse,
+        B.inverse,
+        row_blocks,
+        column_blocks,
+        depth,
+        *factors,
+        ROWS=rows,
+        COLUMNS=columns,
+        BLOCK_K=block_k,
+        PROMOTE_K=-(-promote_k // block_k) * block_k,
+        GROUP=8,
+        A_ALONG_K=a_hi.along_k,
+        B_ALONG_K=b_hi.along_k,
+        OVERLAP=overlap,
+        EARLY=rows * columns <= EARLY_AREA,
+        num_warps=blocking.warps,
+        num_stages=blocking.stages,
+        launch_pdl=overlap,
+    )
+
+
+def _alike(hi: Tensor, lo: Tensor) -> tuple[Operand, Operand]:
+    """Both words as operands stored in one order."""
+    first, second = operand(hi), operand(lo)
+    if first.along_k != second.along_k:
+        return operand(hi.contiguous()), operand(lo.contiguous())
+    return first, second
+
+
+_ROWS, _COLUMNS = 16, 128
+
+# Time of a tile in that of a 128 x 128 one, as `multiply_add`'s (H100, bfloat16, 2026-11-22). Three accumulators take
+# 192 registers of a thread in each of them.
+_COSTS = {
+    Blocking(rows=128, columns=128, block_k=64, warps=8, stages=3): 1.0,
+    Blocking(rows=128, columns=64, block_k=64, warps=4, stages=3): 0.6,
+    Blocking(rows=64, columns=64, block_k=64, warps=4, stages=3): 0.39,
+}
+BLOCKINGS = tuple(_COSTS)
+
+
+def choose_blocking(m: int, n: int, batches: int, *, processors: int) -> Blocking:
+    """The blocking whose busiest multiprocessor has least to do; the first listed of equals."""
+
+    def load(blocking: Blocking) -> float:
+        tiles = batches * -(-m // blocking.rows) * -(-n // blocking.columns)
+        return _COSTS[blocking] * -(-tiles // processors)
+
+    return min(BLOCKINGS, key=load)

@@ -1,0 +1,188 @@
+"""The kernels of the split precisions against float64 and the torch backend, or in Triton's interpreter."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from iroot.errors import InvalidInputError
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+if DEVICE.type == "cpu":  # read when the kernels are defined, and again when they run
+    os.environ["TRITON_INTERPRET"] = "1"
+from iroot import triton_split_ops  # noqa: E402
+from iroot.kernels.multiply_add import Blocking  # noqa: E402
+from iroot.kernels.split_product import BLOCKINGS, choose_blocking, split, split_product  # noqa: E402
+from iroot.precision import get_precision  # noqa: E402
+from iroot.split_ops import SplitOps, Words  # noqa: E402
+from iroot.triton_split_ops import TritonSplitOps  # noqa: E402
+
+H100 = 132
+TINY = Blocking(rows=16, columns=32, block_k=16, warps=4, stages=2)
+TESTED = (TINY, Blocking(rows=32, columns=16, block_k=32, warps=4, stages=2)) if DEVICE.type == "cpu" else BLOCKINGS
+PRECISIONS = {torch.float16: "fp16x3", torch.bfloat16: "bf16x3"}
+# The interpreter cuts bfloat16 words off instead of rounding them: twice the error of an operand.
+SLACK = {torch.float16: 1.0, torch.bfloat16: 4.0 if DEVICE.type == "cpu" else 1.0}
+
+
+def gaussian(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).to(DEVICE)
+
+
+def by_torch(A: Tensor, dtype: torch.dtype) -> Words:
+    return SplitOps(get_precision(PRECISIONS[dtype]), DEVICE).split(A)
+
+
+def error(D: Tensor, exact: Tensor) -> float:
+    return float((D.double() - exact).norm() / exact.norm())
+
+
+@pytest.mark.parametrize("size", [1e-35, 1e-3, 1.0, 1e20])
+@pytest.mark.parametrize("shape", [(70, 33), (1, 1), (3, 40, 136), (2, 2, 5, 300)], ids=str)
+def test_words_are_those_of_the_torch_backend(shape: tuple[int, ...], size: float) -> None:
+    A = gaussian(*shape) * size
+    ours, theirs = split(A, torch.float16), by_torch(A, torch.float16)
+    assert ours.inverse is not None
+    assert theirs.inverse is not None
+    assert torch.equal(ours.inverse, theirs.inverse)
+    assert torch.equal(ours.hi, theirs.hi)
+    assert torch.equal(ours.lo, theirs.lo)
+
+
+@pytest.mark.parametrize("dtype", list(PRECISIONS))
+def test_words_stand_for_their_matrix(dtype: torch.dtype) -> None:
+    A = gaussian(2, 50, 70)
+    words = split(A, dtype)
+    held = words.hi.double() + words.lo.double()
+    held = held if words.inverse is None else held * words.inverse.double()
+    digits = 2.0**-23 if dtype is torch.float16 else 2.0**-17
+    assert ((held - A.double()).abs() <= SLACK[dtype] * digits * A.double().abs() + 2.0**-39 * A.abs().max()).all()
+
+
+@pytest.mark.parametrize("layout", ["transposed", "strided", "padded", "zero"])
+def test_layouts_of_what_is_split(layout: str) -> None:
+    A = gaussian(48, 64)
+    A = {"transposed": A.mT.contiguous().mT, "strided": gaussian(96, 128)[::2, ::2], "padded": gaussian(48, 80)[:, 16:],
+         "zero": torch.zeros_like(A)}[layout]  # fmt: skip
+    ours, theirs = split(A, torch.float16), by_torch(A, torch.float16)
+    assert torch.equal(ours.hi, theirs.hi)
+    assert torch.equal(ours.lo, theirs.lo)
+    assert ours.hi.shape == A.shape
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")  # of the interpreter's NumPy
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_stays_so(bad: float) -> None:
+    A = gaussian(20, 32)
+    A[3, 4] = bad
+    D = split_product(split(A, torch.float16), split(gaussian(32, 24), torch.float16), blocking=TESTED[0])
+    assert not D[3].isfinite().any()
+
+
+@pytest.mark.parametrize("dtype", list(PRECISIONS))
+@pytest.mark.parametrize("blocking", TESTED, ids=str)
+@pytest.mark.parametrize(
+    ("shape", "promote_k"),
+    [((40, 100, 33), 40), ((1, 1, 1), 16), ((3, 24, 48, 20), 0), ((2, 2, 20, 16, 33), 16)],
+    ids=str,
+)
+def test_matches_float64(shape: tuple[int, ...], promote_k: int, blocking: Blocking, dtype: torch.dtype) -> None:
+    *batch, m, k, n = shape
+    A, B, C = (gaussian(*batch, *size) for size in ((m, k), (k, n), (m, n)))
+    given = (split(A, dtype), split(B, dtype))
+    u = get_precision(PRECISIONS[dtype]).unit_roundoff
+    for addend in (C, None):
+        D = split_product(*given, addend, alpha=0.5, beta=-2.0, promote_k=promote_k, blocking=blocking)
+        exact = 0.5 * A.double() @ B.double() - (2.0 * C.double() if addend is not None else 0.0)
+        bound = SLACK[dtype] * 2 * u * A.double().abs() @ B.double().abs() + k * 2.0**-23
+        assert (D.shape, D.dtype) == (exact.shape, torch.float32)
+        assert ((D.double() - exact).abs() <= bound + 2.0**-22 * C.double().abs() + 2.0**-22 * exact.abs()).all()
+
+
+@pytest.mark.parametrize("transposed", ["A", "B", "C", "all"])
+def test_transposed_operands(transposed: str) -> None:
+    operands = {"A": gaussian(40, 24), "B": gaussian(24, 56), "C": gaussian(40, 56)}
+    for name in operands if transposed == "all" else transposed:
+        operands[name] = operands[name].mT.contiguous().mT
+    A, B, C = operands.values()
+    D = split_product(split(A, torch.float16), split(B, torch.float16), C, blocking=TESTED[0])
+    assert error(D, A.double() @ B.double() + C.double()) < 2.0**-21
+
+
+def test_a_gram_matrix_of_one_split() -> None:
+    G = gaussian(2, 40, 56)
+    words = split(G, torch.float16)
+    assert error(split_product(words, words.mT, blocking=TESTED[0]), G.double() @ G.double().mT) < 2.0**-21
+
+
+def test_bad_operands() -> None:
+    A, B = split(gaussian(8, 4), torch.float16), split(gaussian(4, 6), torch.float16)
+    with pytest.raises(InvalidInputError, match=r"A must be float32 .* got torch\.float16"):
+        split(gaussian(8, 4).half(), torch.float16)
+    with pytest.raises(InvalidInputError, match=r"got torch\.float32 and torch\.float64"):
+        split(gaussian(8, 4), torch.float64)
+    with pytest.raises(InvalidInputError, match=r"got \(8, 4\) torch\.float16 and \(8, 4\) torch\.float16"):
+        split_product(A, A)
+    with pytest.raises(InvalidInputError, match=r"C must be float32 \(8, 6\), got torch\.float32 \(6, 8\)"):
+        split_product(A, B, gaussian(6, 8))
+
+
+def test_empty_result() -> None:
+    empty = Words(hi=torch.zeros(0, 4).half(), lo=torch.zeros(0, 4).half(), inverse=None)
+    assert split_product(empty, split(gaussian(4, 6), torch.float16)).shape == (0, 6)
+
+
+@pytest.mark.parametrize(
+    ("n", "batches", "rows", "columns"),
+    [(512, 1, 64, 64), (1024, 1, 128, 64), (2048, 1, 128, 128), (1024, 16, 128, 128)],
+)
+def test_small_matrices_take_small_tiles(n: int, batches: int, rows: int, columns: int) -> None:
+    blocking = choose_blocking(n, n, batches, processors=H100)
+    assert (blocking.rows, blocking.columns) == (rows, columns)
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every launch of a kernel, by name."""
+    made: list[str] = []
+    for name in ("split", "split_product"):
+        kernel = getattr(triton_split_ops, name)
+
+        def counted(
+            *operands: object, name: str = name, kernel: Callable[..., object] = kernel, **given: object
+        ) -> object:
+            made.append(name)
+            return kernel(*operands, **given)
+
+        monkeypatch.setattr(triton_split_ops, name, counted)
+    return made
+
+
+@pytest.mark.parametrize("dtype", list(PRECISIONS))
+def test_one_step_agrees_with_the_torch_backend(dtype: torch.dtype, launches: list[str]) -> None:
+    """Every operation of the protocol, on matrices of different sizes in one batch."""
+    precision, results = get_precision(PRECISIONS[dtype]), []
+    for ops in (TritonSplitOps(precision, DEVICE), SplitOps(precision, DEVICE)):
+        X = gaussian(2, 24, 40) / torch.tensor([1.0, 1e3], device=DEVICE).reshape(2, 1, 1)
+        A = ops.gram(X)
+        B = ops.symmetric_quadratic(A, 0.5, -1.5, 0.7)
+        results.append((A, B, ops.symmetric_apply(B, X, beta=2.0), ops.symmetric_matmul(B, B), ops.matmul_wide(B, X)))
+    # The Gram matrix and the squares split one operand.
+    assert (launches.count("split"), launches.count("split_product")) == (1 + 1 + 2 + 1 + 2, 5)
+    for ours, theirs in zip(*results, strict=True):
+        assert error(ours, theirs.double()) < SLACK[dtype] * 4 * precision.unit_roundoff
+
+
+def test_calls_that_are_compiled_or_recorded_stay_in_the_library() -> None:
+    ops, A = TritonSplitOps(get_precision("fp16x3"), DEVICE), gaussian(16, 16)
+    assert torch.equal(torch.compile(ops.matmul, backend="eager", fullgraph=True)(A, A), by_library(A))
+    A.requires_grad_()
+    assert ops.matmul(A, A).requires_grad
+
+
+def by_library(A: Tensor) -> Tensor:
+    return SplitOps(get_precision("fp16x3"), DEVICE).matmul(A, A)

@@ -1,0 +1,54 @@
+"""The Triton backend of the split precisions: two launches to split an operand, one for a whole product."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from iroot.kernels.split_product import split, split_product
+from iroot.precision import SPLIT, Precision
+from iroot.split_ops import SplitOps, Words
+from iroot.triton_ops import CAPABILITY
+
+
+def serves(precision: Precision, device: torch.device) -> bool:
+    """Whether this backend exists for `precision` on `device`: bf16x3 and fp16x3 on an NVIDIA Hopper GPU or later."""
+    if device.type != "cuda" or torch.version.hip is not None or precision.name not in SPLIT:
+        return False
+    return torch.cuda.get_device_capability(device) >= CAPABILITY
+
+
+class TritonSplitOps(SplitOps):
+    """bf16x3 and fp16x3 on a Hopper GPU.
+
+    The first call of a shape compiles its kernels, which a capture cannot: recorded without such a call before it, a
+    product stays in cuBLAS. So do calls under torch.compile and those that autograd records.
+    """
+
+    def __init__(self, precision: Precision, device: torch.device, *, promote_k: int | None = None) -> None:
+        super().__init__(precision, device, promote_k=promote_k)
+        self._compiled: set[tuple[object, ...]] = set()
+
+    def split(self, A: Tensor) -> Words:
+        """The two words of each matrix of A (..., m, n)."""
+        A = A.to(self.storage)
+        return split(A, self._format) if self._suits("split", A) else super().split(A)
+
+    def _words_multiply_add(self, A: Words, B: Words, C: Tensor | None, alpha: float, beta: float) -> Tensor:
+        operands = (A.hi, A.lo, B.hi, B.lo, *(() if C is None else (C,)))
+        if not self._suits("product", *operands):
+            return super()._words_multiply_add(A, B, C, alpha, beta)
+        C = None if C is None else C.to(self.storage)
+        return split_product(A, B, C, alpha=float(alpha), beta=float(beta), promote_k=self._promote_k)
+
+    def _suits(self, kernel: str, *operands: Tensor) -> bool:
+        """Whether a kernel can run on these operands now."""
+        if torch.compiler.is_compiling() or any(A.numel() == 0 for A in operands):
+            return False
+        if torch.is_grad_enabled() and any(A.requires_grad for A in operands):
+            return False
+        layout = (kernel, *((A.shape, A.stride(), A.dtype, A.data_ptr() % 16) for A in operands))
+        if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            return layout in self._compiled
+        self._compiled.add(layout)
+        return True
