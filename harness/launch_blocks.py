@@ -68,6 +68,8 @@ def _why_not(candidate: RunSummary, reference: RunSummary, common: int) -> str |
     if common >= MIN_BLOCKS:
         return None
     for side, summary in (("candidate", candidate), ("reference", reference)):
+        if summary.runs_merged and not summary.launch_orders:
+            return "the baseline was promoted before the orders of its launches were kept; promote runs anew"
         if not summary.launch_orders:
             return f"the {side} does not say in which order its launches measured"
     if common:

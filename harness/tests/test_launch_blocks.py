@@ -113,6 +113,10 @@ class TestWhyNot:
         assert comparison.design == "unpaired"
         assert comparison.notes[-1].startswith(f"unpaired, launches of either side count as independent: {reason}")
 
+    def test_a_baseline_of_old(self) -> None:
+        old = run_of(Side()).model_copy(update={"runs_merged": ("a", "b", "c")})
+        assert str(blocks_between(ordered(run_of(Side(), number=2)), old).why_not).endswith("promote runs anew")
+
     def test_an_unknown_order_of_the_candidate(self) -> None:
         assert blocks_between(run_of(Side()), ordered(run_of(Side()))).why_not == (
             "the candidate does not say in which order its launches measured"

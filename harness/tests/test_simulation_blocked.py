@@ -43,7 +43,7 @@ SHARED_ORDER = World(own=0.005, order=0.01)
 NO_ORDER = World(own=0.005)
 SHIFTED = World(own=0.005, shift=0.003)
 SHIFTED_AND_ORDERED = World(own=0.0025, order=0.01, shift=0.003)
-WORLDS = (SHARED_ORDER, NO_ORDER, SHIFTED, SHIFTED_AND_ORDERED)
+WORLDS = (SHARED_ORDER, SHIFTED, SHIFTED_AND_ORDERED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +96,13 @@ def comparisons(truth: Log, count: int) -> Log:
     return np.broadcast_to(truth, (count, CASES))
 
 
+def test_blocks_take_out_the_order_to_the_last_digit() -> None:
+    """So what is found below with an order effect holds without: the same noise gives the same figures."""
+    with_order, without = (screen(world, comparisons(slowed(0.0), 50), seed=1) for world in (SHARED_ORDER, NO_ORDER))
+    np.testing.assert_allclose(with_order.estimate.log_ratio, without.estimate.log_ratio, atol=1e-7)
+    np.testing.assert_allclose(with_order.estimate.se, without.estimate.se, atol=1e-7)
+
+
 @pytest.mark.parametrize("world", WORLDS, ids=str)
 class TestScreen:
     def test_nothing_wrong_raises_no_alarm(self, world: World) -> None:
@@ -121,28 +128,28 @@ class TestScreen:
 
     def test_a_case_at_the_threshold(self, world: World) -> None:
         """One case, no pairs: tau holds the shift of its run in 95 %, though no interval of 6 differences does."""
-        found = screen(world, comparisons(slowed(TAU), 300), seed=50)
+        found = screen(world, comparisons(slowed(TAU), 200), seed=50)
         assert (stats.p_slower(found.estimate, found.tau) < stats.ALPHA).mean() <= 0.05
 
 
 @pytest.mark.parametrize("world", WORLDS, ids=str)
 def test_a_single_run_as_reference(world: World) -> None:
     """The previous run of a machine: tau is 3.4 %, whatever the shift turns out to be."""
-    found = screen(world, comparisons(slowed(0.0), 1000), seed=60, runs=1)
+    found = screen(world, comparisons(slowed(0.0), 500), seed=60, runs=1)
     assert not found.regressed.any()
     assert found.unchanged.mean() >= 0.999
     slow = screen(world, comparisons(slowed(TAU), 300), seed=61, runs=1)
     assert (stats.p_slower(slow.estimate, slow.tau) < stats.ALPHA).mean() <= 0.05
 
 
-@pytest.mark.parametrize(("world", "rate"), [(SHARED_ORDER, 0.05), (NO_ORDER, 0.05)], ids=str)
-def test_every_case_at_its_tau(world: World, rate: float) -> None:
-    """Without a shift the test is exact: family-wise 5 %, every case slower by just what it tolerates."""
-    baseline, candidate = world.baseline_and_candidate(np.random.default_rng(70), comparisons(slowed(TAU), 1000), RUNS)
+def test_every_case_at_its_tau() -> None:
+    """Without a shift, every case slower by just what it tolerates: family-wise at Holm's 5 %."""
+    truth = comparisons(slowed(TAU), 1000)
+    baseline, candidate = SHARED_ORDER.baseline_and_candidate(np.random.default_rng(70), truth, RUNS)
     estimate = stats.blocked(np.exp(candidate), np.exp(baseline))
     alarms = (stats.holm(stats.p_slower(estimate, TAU)) < stats.ALPHA).any(axis=1).sum()
-    assert stats.clopper_pearson(int(alarms), 1000, confidence=0.99)[0] <= rate <= 0.075
-    assert 0.02 <= alarms / 1000 <= 0.075
+    low, high = stats.clopper_pearson(int(alarms), 1000, confidence=0.99)
+    assert low <= stats.ALPHA <= high
 
 
 def test_blocks_pay_where_orders_matter_and_cost_little_elsewhere() -> None:
