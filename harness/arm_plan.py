@@ -76,6 +76,23 @@ def plan_arms(
     return _settled(a, answer_a, declared.values(), request), _settled(b, answer_b, declared.values(), request)
 
 
+def serves(arm: Arm, planned: PlannedCase, manifest: Manifest, *, imports: tuple[str, ...] = ()) -> bool:
+    """Whether the arm's registry holds a case's method, for its precision and root.
+
+    Raises:
+        MeasurementError: the process that asks it failed: the arm's library cannot be imported, for instance.
+    """
+    request = PlanRequest(
+        manifest_toml=manifest.to_toml(),
+        origin=manifest.origin,
+        device_kind="cpu",  # not asked for: the case is planned already
+        candidates=(planned,),
+        imports=imports,
+        answer="",
+    )
+    return _ask(arm, request).cases != ()
+
+
 def _settled(
     arm: Arm, answer: PlanAnswer, declared: Iterable[PlannedCase], request: PlanRequest
 ) -> tuple[PlannedCase, ...]:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import harness
 from harness.errors import UsageError
+from harness.revisions import commit_of, git
 
 WORKTREE = "WORKTREE"
 """Names the sources of the running program itself."""
@@ -88,23 +89,12 @@ def resolve_arm(name: str, *, repository: Path, exports: Path, interpreter: str 
         if not (folder / "iroot" / "__init__.py").is_file():
             raise UsageError(f"{name}: a folder to measure must hold iroot/__init__.py")
         return Arm(label=name, library=_alone(folder.resolve(), exports), interpreter=python)
-    commit = _commit(name, repository)
+    commit = commit_of(
+        name,
+        repository,
+        refusal=f"neither a folder nor a git revision of {repository}; use {WORKTREE} for the current sources",
+    )
     return Arm(label=name, library=_export(commit, repository, exports), interpreter=python, revision=commit)
-
-
-def _git(repository: Path, *arguments: str) -> bytes:
-    return subprocess.run(["git", "-C", str(repository), *arguments], check=True, capture_output=True).stdout
-
-
-def _commit(name: str, repository: Path) -> str:
-    try:
-        return _git(repository, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}").decode().strip()
-    except FileNotFoundError:
-        raise UsageError(f"{name}: not a folder, and git is not installed to look it up as a revision") from None
-    except subprocess.CalledProcessError:
-        raise UsageError(
-            f"{name}: neither a folder nor a git revision of {repository}; use {WORKTREE} for the current sources"
-        ) from None
 
 
 def _alone(folder: Path, exports: Path) -> Path:
@@ -124,7 +114,7 @@ def _export(commit: str, repository: Path, exports: Path) -> Path:
         return target
     exports.mkdir(parents=True, exist_ok=True)
     try:
-        archive = _git(repository, "archive", "--format=tar", commit, "iroot")
+        archive = git(repository, "archive", "--format=tar", commit, "iroot")
     except subprocess.CalledProcessError:
         raise UsageError(f"revision {commit[:12]} holds no iroot/") from None
     scratch = Path(tempfile.mkdtemp(dir=exports))

@@ -98,6 +98,16 @@ def parse_filter(text: str) -> CaseFilter:
     return CaseFilter(text=text, terms=tuple(_parse_term(term) for term in text.split(",")))
 
 
+def case_selector(text: str) -> Callable[[Case], bool]:
+    """The cases that `text` means: as a filter, or as a case id or a part of one.
+
+    Ids hold '=' too (.../p=2/...), but no name in a filter holds a '/'.
+    """
+    if "/" in text or not any(sign in text for sign in "=~<>"):
+        return lambda case: text in case.case_id
+    return parse_filter(text)
+
+
 def _parse_term(text: str) -> _Term:
     found = _TERM.fullmatch(text)
     if found is None:

@@ -12,7 +12,21 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import ab, baseline, compare, env, gate, history, housekeeping, import_, qualify, report, run, verify
+from harness.cli import (
+    ab,
+    baseline,
+    bisect,
+    compare,
+    env,
+    gate,
+    history,
+    housekeeping,
+    import_,
+    qualify,
+    report,
+    run,
+    verify,
+)
 from harness.cli.common import errors_console
 from harness.errors import ExitCode, HarnessError
 
@@ -37,6 +51,7 @@ bench.command("run")(run.run)
 bench.command("compare")(compare.compare)
 bench.command("report")(report.report)
 bench.command("ab")(ab.ab)
+bench.command("bisect")(bisect.bisect)
 bench.command("gate")(gate.gate)
 bench.command("qualify")(qualify.qualify)
 bench.command("history")(history.history)

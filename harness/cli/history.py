@@ -28,8 +28,6 @@ PlotOption = Annotated[
     Path | None, typer.Option("--plot", metavar="FILE", help="Write a figure too: png, svg, pdf.", dir_okay=False)
 ]
 
-_FILTER_SIGNS = "=~<>"
-
 
 def history(
     case: CaseArgument = None,
@@ -86,14 +84,12 @@ def _runs(store: Store, manifest: str | None, machine: str | None) -> list[RunRe
 
 
 def _wanted(case: str | None) -> Callable[[PlannedCase], bool]:
-    """Without a CASE all but the controls; else the cases whose id holds it, or that fit it as a filter."""
-    from harness.filters import parse_filter
+    """Without a CASE all but the controls."""
+    from harness.filters import case_selector
 
     if case is None:
         return lambda planned: not planned.control
-    if "/" in case or not any(sign in case for sign in _FILTER_SIGNS):  # ids hold '=' too: .../p=2/...
-        return lambda planned: case in planned.case.case_id
-    fits = parse_filter(case)
+    fits = case_selector(case)
     return lambda planned: fits(planned.case)
 
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from harness.tests.in_process import PLANTED, InProcessLauncher
+from harness.tests.in_process import PLANTED, InProcessLauncher, plan_in_process
 from iroot import registry
 
 
@@ -24,3 +24,9 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> None:
 def one_process(planted: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Launches run in this process, and the planted method with them."""
     monkeypatch.setattr("harness.runner.Launcher", InProcessLauncher)
+
+
+@pytest.fixture
+def planned_here(one_process: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cases of arms are planned in this process, too: all of them hold the library under test."""
+    monkeypatch.setattr("harness.arm_plan._ask", plan_in_process)

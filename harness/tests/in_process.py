@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import sys
 
-from harness import worker
+from harness import arm_plan, worker
+from harness.arm_plan import PlanAnswer, PlanRequest
+from harness.arms import Arm
 from harness.launcher import LaunchRequest, Observer
 from harness.records import WorkPlan
 
 PLANTED = "harness.tests.planted_methods"
+
+
+def plan_in_process(arm: Arm, request: PlanRequest) -> PlanAnswer:
+    """Takes the place of `harness.arm_plan._ask`, for arms whose registries are this process's."""
+    return arm_plan._answer(request)
 
 
 class InProcessLauncher:

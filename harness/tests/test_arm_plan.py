@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 import iroot
-from harness.arm_plan import plan_arms
+from harness.arm_plan import plan_arms, serves
 from harness.arms import Arm, current_arm, resolve_arm
-from harness.errors import UsageError
+from harness.errors import MeasurementError, UsageError
 from harness.manifest import Manifest, parse_manifest
+from harness.sweep import plan
 
 EVERY_METHOD = """
 name = "tiny"
@@ -55,6 +56,16 @@ def test_a_method_that_one_arm_lacks_is_planned_for_the_other(older: Arm) -> Non
     assert "newton_db" not in names(cases_a)
     assert "newton_db" in names(cases_b)
     assert names(cases_a) == {"cublas", "device_copy"}, "the controls, which both arms hold"
+
+
+def test_whether_an_arm_serves_a_case_is_asked_of_its_own_library(older: Arm, tmp_path: Path) -> None:
+    one = manifest(ONE_METHOD)
+    planned = next(each for each in plan(one, device_kind="cpu") if each.case.method == "newton_db")
+    assert not serves(older, planned, one)
+    (tmp_path / "iroot").mkdir()
+    (tmp_path / "iroot" / "__init__.py").write_text("raise ImportError('planted')\n")
+    with pytest.raises(MeasurementError, match="its library cannot be planned"):
+        serves(resolve_arm(str(tmp_path), repository=tmp_path, exports=tmp_path / "exports"), planned, one)
 
 
 def test_a_manifest_that_fits_neither_arm_is_refused_with_its_reason(older: Arm) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.errors import UsageError
-from harness.filters import KEYS, parse_filter
+from harness.filters import KEYS, case_selector, parse_filter
 from harness.records import Case, Mode
 
 ROOT = Case(
@@ -84,3 +84,18 @@ def test_refuses(text: str, message: str) -> None:
         parse_filter(text)
     assert str(caught.value) == message
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        ("inverse", True),
+        ("polar", False),
+        ("coupled_pe/bf16/p=2/", True),  # '=', and yet no filter
+        ("coupled_pe/bf16/p=4/", False),
+        ("task=inverse_root,n>=512", True),
+        ("method~newton", False),
+    ],
+)
+def test_a_case_is_selected_by_a_part_of_its_id_or_by_a_filter(text: str, fits: bool) -> None:
+    assert case_selector(text)(ROOT) is fits

@@ -1,0 +1,71 @@
+"""What a bisection found: records for programs, tables and exit codes."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from harness.bisect import Answer
+from harness.errors import ExitCode
+from harness.records import CaseVerdict, Record
+
+
+class Symptom(StrEnum):
+    """In what way BAD is worse than GOOD: what the search looks for."""
+
+    SLOWER = "slower"
+    LESS_ACCURATE = "less accurate"
+    BROKEN = "broken"
+
+
+class Trial(Record):
+    """One revision against GOOD."""
+
+    revision: str
+    subject: str
+    answer: Answer
+    reason: str | None = None
+    """Why it is undecided or skipped, or what else is to be said."""
+    row: CaseVerdict | None = None
+    """None: nothing could be measured."""
+    runs: tuple[str, ...] = ()
+    """The runs of GOOD and of the revision."""
+    remembered: bool = False
+    """Measured before, by an earlier call."""
+
+
+class Suspect(Record):
+    """A commit that may be the first bad one."""
+
+    revision: str
+    subject: str
+
+
+Ending = Literal["found", "narrowed", "not_worse", "undecided"]
+
+
+class BisectResult(Record):
+    """What a bisection found."""
+
+    outcome: Ending
+    """`narrowed`: revisions that could not be tested leave several suspects; `undecided`: whether BAD is worse is not
+    known; `not_worse`: it is not."""
+    case_id: str
+    good: str
+    bad: str
+    symptom: Symptom | None
+    trials: tuple[Trial, ...]
+    """In the order tested; the first is BAD."""
+    suspects: tuple[Suspect, ...]
+    """Oldest first; a single one is the first bad revision."""
+
+    @property
+    def first_bad(self) -> Suspect | None:
+        """The first bad revision, or None."""
+        return self.suspects[0] if self.outcome == "found" else None
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """OK: found; FAILED_CHECK: BAD is not worse than GOOD; UNDECIDED: several suspects, or too noisy to say."""
+        codes = {"found": ExitCode.OK, "not_worse": ExitCode.FAILED_CHECK}
+        return codes.get(self.outcome, ExitCode.UNDECIDED)
