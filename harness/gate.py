@@ -173,8 +173,9 @@ def judge(first: Evidence, fresh: Evidence | None, rules: GateRules, *, base: st
     again = {row.case_id: row for row in fresh.comparison.verdicts} if fresh else {}
     pending = frozenset(route(first)) - again.keys() if first.comparison.kind == "paired" else frozenset()
     rows = [again.get(row.case_id, row) for row in first.comparison.verdicts]
-    cases = tuple(_ruled(row, first, rules, again=row.case_id in again, pending=row.case_id in pending) for row in rows)
-    used = {case.waiver for case in cases if case.waiver is not None}
+    found = [_findings(row, first, rules, pending=row.case_id in pending) for row in rows]
+    cases = tuple(_ruled(row, each, again=row.case_id in again) for row, each in zip(rows, found, strict=True))
+    used = {finding.waiver for each in found for finding in each}
     expired = tuple(w for w in rules.waivers if w.expired(rules.today) and any(names(w, row) for row in rows))
     runs = [summary.run.run_id for part in (first, fresh) if part for summary in (part.reference, part.candidate)]
     return GateResult(
@@ -194,9 +195,14 @@ def judge(first: Evidence, fresh: Evidence | None, rules: GateRules, *, base: st
 # --- one case ---------------------------------------------------------------------------------------------------------
 
 
-def _ruled(row: CaseVerdict, first: Evidence, rules: GateRules, *, again: bool, pending: bool) -> GateCase:
-    findings = [_finding(row, first, rules, pending=pending), *resource_findings(row)]
-    decisive = worst([waived(finding, row, rules.waivers, today=rules.today) for finding in findings])
+def _findings(row: CaseVerdict, first: Evidence, rules: GateRules, *, pending: bool) -> list[Finding]:
+    """What is found of a case, waived where a waiver covers it."""
+    found = [_finding(row, first, rules, pending=pending), *resource_findings(row)]
+    return [waived(finding, row, rules.waivers, today=rules.today) for finding in found]
+
+
+def _ruled(row: CaseVerdict, findings: Sequence[Finding], *, again: bool) -> GateCase:
+    decisive = worst(findings)
     return GateCase(
         row=row,
         ruling=decisive.ruling,

@@ -103,6 +103,7 @@ class TestWaivers:
         assert (only(result).ruling, only(result).about) == (Ruling.FAILED, "peak_memory")
         both_waived = ruled(slow, slow, waivers=(waiver("regressed"), waiver("peak_memory")))
         assert only(both_waived).ruling is Ruling.WAIVED
+        assert both_waived.unused_waivers == ()
 
     def test_an_expired_one_is_listed(self) -> None:
         late = waiver("peak_memory", expires=date(2026, 1, 1))

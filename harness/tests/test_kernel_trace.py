@@ -8,15 +8,28 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from harness.kernel_trace import KernelTrace, binary_hash
-from harness.records import LaunchedKernel, Mode, TimingPolicy
+from harness.records import (
+    Case,
+    CaseResult,
+    LaunchedKernel,
+    Mode,
+    Outcome,
+    PlannedCase,
+    TimingPolicy,
+    WorkPlan,
+    read_events,
+)
 from harness.timing import Stopwatch
-from iroot.registry import Operands
+from harness.worker import work
+from iroot import registry
+from iroot.registry import MethodSpec, Operands, Workload, register
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type == "cpu":  # read when kernels are defined, and again when they run
@@ -26,6 +39,7 @@ from iroot.kernels.symmetric import symmetric_product  # noqa: E402
 from iroot.kernels.tiling import TILINGS, Tiling  # noqa: E402
 
 TILED = Tiling(block=32, tail=16, block_k=16, warps=4, stages=2) if DEVICE.type == "cpu" else TILINGS[1]
+PLACE = "cpu" if DEVICE.type == "cpu" else "cuda:0"
 BLOCKED = Blocking(rows=16, columns=16, block_k=16, warps=4, stages=2) if DEVICE.type == "cpu" else BLOCKINGS[2]
 INPUTS = Operands(A=torch.eye(48, dtype=torch.float16, device=DEVICE))
 
@@ -106,6 +120,49 @@ def test_the_stopwatch_sees_a_later_call_and_wraps_no_timed_one() -> None:
     watch.measure(lambda: None)
     assert wrapped[:2] == [False, True]
     assert not any(wrapped[2:])
+
+
+@pytest.fixture
+def tiled(monkeypatch: pytest.MonkeyPatch) -> PlannedCase:
+    """A registered method that launches the two kernels above, for the length of one test."""
+
+    def nothing(workload: Workload, options: Any) -> None:
+        return None
+
+    def zero(workload: Workload, options: Any) -> float:
+        return 0.0
+
+    list(registry.methods())
+    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+    register(
+        MethodSpec(
+            name="tiled",
+            task="copy",
+            function=lambda operands, ops, options: twice_and_once(Operands(A=(operands.A / 32).half())).float(),
+            precisions=("fp32",),
+            flops=zero,
+            bytes_moved=zero,
+            accuracy=nothing,
+            summary="Two kernels",
+            citation="none: planted for tests",
+        )
+    )
+    case = Case(task="copy", method="tiled", precision="fp32", m=32, n=32, problem="gaussian", mode=Mode.EAGER)
+    return PlannedCase(case=case, timing=TimingPolicy(samples=5, min_sample_s=1e-6, warmup_s=0.0, input_sets=2))
+
+
+def test_a_worker_writes_the_kernels_of_a_timed_launch(tiled: PlannedCase, tmp_path: Path) -> None:
+    shard = tmp_path / "shard.jsonl"
+    plan = WorkPlan(run_id="r", launch=1, device=PLACE, threads=1, cases=(tiled,), shard=str(shard))
+    assert work(plan) == 0
+    with shard.open() as file:
+        (result,) = (event for event in read_events(file) if isinstance(event, CaseResult))
+    assert result.outcome is Outcome.OK, result.error
+    assert result.kernels is not None
+    assert [(kernel.name.rpartition(".")[2], kernel.launches) for kernel in result.kernels] == [
+        ("_symmetric_kernel", 2),
+        ("_multiply_add_kernel", 1),
+    ]
 
 
 @pytest.mark.gpu
