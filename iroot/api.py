@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, is_dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from iroot import validation
+from iroot.calls import Call, Computed, Kind, asked_rtol, run, specified
 from iroot.diagnosis import diagnose_polar, diagnose_root
-from iroot.errors import InvalidInputError
 from iroot.ops import make_ops
-from iroot.planning import ASSUMED_LOWER, Choice, Demand, choose
+from iroot.planning import Choice
 from iroot.precision import get_precision
 from iroot.registry import Operands, Workload
-from iroot.result import Bounds, Diagnosis, Result
+from iroot.result import Diagnosis, Result
 from iroot.spectrum import Damping, Measured, measure
-from iroot.workspace import Entry, Workspace, check_workspace, record
+from iroot.workspace import Workspace
 
 DEFAULT_RTOL = 3e-3
 """Of the roots: what 16-bit products with float32 iterates keep up to n = 2048 and kappa 1e5 on an H100."""
 DEFAULT_POLAR_RTOL = 1e-2
-WORKSPACE_MARGIN = 2.0
-"""What a workspace takes off a measured bound, for the matrices of later calls."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Call:
-    """One checked call, without its tensors' values: equal calls share a workspace's state."""
-
-    task: str
-    workload: Workload
-    shape: torch.Size
-    dtype: torch.dtype
-    device: torch.device
-    rtol: float
-    method: str
-    precision: str
-    options: Any
-    lower: float | None
-    damping: Damping
 
 
 def inverse_root(
@@ -95,7 +74,7 @@ def inverse_root(
     """
     validation.check_spd(A)
     call = _root_call("inverse_root", A, None, p, rtol, eps, eps_relative)
-    return _run(_specified(call, method, precision, options, lower), A, None, workspace, check_finite)
+    return run(specified(call, method, precision, options, lower), _ROOT, A, None, workspace, check_finite)
 
 
 def solve_spd(
@@ -136,7 +115,7 @@ def solve_spd(
     validation.check_spd(A)
     validation.check_columns(A, B)
     call = _root_call("inverse_apply", A, B, p, rtol, eps, eps_relative)
-    return _run(_specified(call, method, precision, options, lower), A, B, workspace, check_finite)
+    return run(specified(call, method, precision, options, lower), _APPLY, A, B, workspace, check_finite)
 
 
 def polar(
@@ -178,9 +157,9 @@ def polar(
     workload = Workload(m=G.shape[-2], n=G.shape[-1], precision="auto", batch=G.shape[:-2].numel())
     call = Call(
         task="polar", workload=workload, shape=G.shape, dtype=G.dtype, device=G.device, lower=None, damping=Damping(),
-        rtol=_rtol(rtol, DEFAULT_POLAR_RTOL, G.dtype), method=method, precision=precision, options=None,
+        rtol=asked_rtol(rtol, DEFAULT_POLAR_RTOL, G.dtype), method=method, precision=precision, options=None,
     )  # fmt: skip
-    return _run(_specified(call, method, precision, options, lower), G, None, workspace, check_finite)
+    return run(specified(call, method, precision, options, lower), _POLAR, G, None, workspace, check_finite)
 
 
 def _root_call(
@@ -194,133 +173,14 @@ def _root_call(
     )  # fmt: skip
     return Call(
         task=task, workload=workload, shape=A.shape if B is None else B.shape, dtype=A.dtype, device=A.device,
-        rtol=_rtol(rtol, DEFAULT_RTOL, A.dtype), method="auto", precision="auto", options=None, lower=None,
+        rtol=asked_rtol(rtol, DEFAULT_RTOL, A.dtype), method="auto", precision="auto", options=None, lower=None,
         damping=Damping(eps=float(eps), eps_relative=float(eps_relative)),
     )  # fmt: skip
 
 
-def _specified(call: Call, method: str, precision: str, options: Any, lower: float | None) -> Call:
-    """`call` with what the caller fixed by name."""
-    validation.check_lower(lower)
-    if options is not None and method == "auto":
-        raise InvalidInputError(
-            f"options need a method given by name, got {type(options).__name__} with method='auto'; "
-            "each method has options of its own"
-        )
-    if options is not None and not is_dataclass(options):
-        raise InvalidInputError(f"options must be the option record of the method, got {type(options).__name__}")
-    return replace(
-        call, method=method, precision=precision, options=options, lower=None if lower is None else float(lower)
-    )
-
-
-def _rtol(requested: float | None, default: float, dtype: torch.dtype) -> float:
-    if requested is None:
-        # finfo.eps is twice the unit roundoff.
-        return max(default, torch.finfo(dtype).eps)
-    validation.check_rtol(requested)
-    return float(requested)
-
-
-def _run(call: Call, A: Tensor, B: Tensor | None, workspace: Workspace | None, check_finite: bool) -> Result:
-    check_workspace(workspace)
-    entry = None if workspace is None else workspace.entry(call)
-    with torch.no_grad():
-        bounds = _bounds(call, A, B, entry, check_finite)
-        workload = replace(call.workload, lower=bounds.lower)
-        if call.shape.numel() == 0:
-            choice, value = None, torch.empty(call.shape, dtype=call.dtype, device=call.device)
-        else:
-            choice = choose(
-                Demand(
-                    task=call.task, workload=workload, device=call.device, rtol=call.rtol, method=call.method,
-                    precision=call.precision, options=call.options,
-                )
-            )  # fmt: skip
-            value = _value(call, choice, A, B, entry)
-    if entry is not None:
-        entry.calls += 1
-    return Result(
-        value=value,
-        method="none" if choice is None else choice.spec.name,
-        precision="none" if choice is None else choice.precision,
-        rtol=call.rtol,
-        stated_accuracy=0.0 if choice is None else choice.stated,
-        bounds=bounds,
-        steps=0 if choice is None else choice.steps,
-        diagnose=_diagnosis(call, A, B, value, entry),
-    )
-
-
-def _bounds(call: Call, A: Tensor, B: Tensor | None, entry: Entry | None, check_finite: bool) -> Bounds:
-    """The spectral bound, with at most one host synchronisation: none where the caller or the workspace has it."""
-    known = entry.bounds if entry is not None else None
-    if call.lower is not None:
-        known = Bounds(lower=call.lower, source="given")
-    elif call.task == "polar":
-        known = Bounds(lower=ASSUMED_LOWER["polar"], source="assumed")
-    if call.shape.numel() == 0 or (known is not None and not check_finite):
-        return known or Bounds(lower=ASSUMED_LOWER[call.task], source="assumed")
-    damping = call.damping if known is None else Damping()
-    measured = measure(A, B, damping, make_ops("fp64" if A.dtype == torch.float64 else "fp32", A.device))
-    _check_measured(call, measured, check_finite)
-    if known is not None:
-        return known
-    if measured.lower is None:
-        found = kept = Bounds(lower=ASSUMED_LOWER[call.task], source="assumed")
-    else:
-        # A workspace's first call runs as its later ones will.
-        lower = measured.lower if entry is None else measured.lower / WORKSPACE_MARGIN
-        found, kept = Bounds(lower=lower, source="measured"), Bounds(lower=lower, source="workspace")
-    if entry is not None and measured.finite:
-        entry.bounds = kept
-    return found
-
-
-def _check_measured(call: Call, measured: Measured, check_finite: bool) -> None:
-    """Raise InvalidInputError for values that are not finite, where that is to be checked, and for no root at all."""
-    if check_finite and not measured.finite:
-        names = {"inverse_root": "A", "inverse_apply": "A and B", "polar": "G"}[call.task]
-        raise InvalidInputError(
-            f"{names} must be finite, got NaN or infinity; without check_finite=True the termination reports it"
-        )
-    if call.task != "polar" and measured.smallest_matrix == 0.0 and call.damping.eps == 0.0:
-        raise InvalidInputError(
-            "A must not be zero where it is not damped, got a zero matrix with eps=0; with eps > 0 the result is "
-            "eps^(-1/p) I"
-        )
-
-
-def _value(call: Call, choice: Choice, A: Tensor, B: Tensor | None, entry: Entry | None) -> Tensor:
-    """The result of the chosen method, by its CUDA graph where the workspace has, or can have, one."""
-    operands = (A,) if B is None else (A, B)
-    if (
-        entry is None
-        or call.device.type != "cuda"
-        or not choice.spec.capturable
-        or torch.cuda.is_current_stream_capturing()
-    ):
-        return _computation(call, choice)(*operands)
-    if entry.recording is None:
-        entry.recording = record(_computation(call, choice), operands)
-    return entry.recording.replay(operands)
-
-
-def _computation(call: Call, choice: Choice) -> Callable[..., Tensor]:
-    """(A) or (A, B) -> value, without host synchronisation."""
-    ops = make_ops(choice.precision, call.device)
-    pose = _pose_polar if call.task == "polar" else _pose_root
-
-    def compute(A: Tensor, B: Tensor | None = None) -> Tensor:
-        with torch.no_grad(), ops.arithmetic():
-            operands = pose(call, choice, A, B)
-            try:
-                return choice.spec.function(operands, ops, choice.options).to(call.dtype)
-            except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-                # LAPACK stops at NaN, where the iterations carry it on: the termination reports both alike.
-                return torch.full(call.shape, torch.nan, dtype=call.dtype, device=call.device)
-
-    return compute
+def _measure_root(call: Call, A: Tensor, B: Tensor | None, *, known: bool) -> Measured:
+    damping = Damping() if known else call.damping
+    return measure(A, B, damping, make_ops("fp64" if A.dtype == torch.float64 else "fp32", A.device))
 
 
 def _pose_root(call: Call, choice: Choice, A: Tensor, B: Tensor | None) -> Operands:
@@ -343,31 +203,18 @@ def _pose_polar(call: Call, choice: Choice, G: Tensor, B: Tensor | None) -> Oper
     return Operands(A=posed, lower=choice.workload.lower)
 
 
-def _diagnosis(call: Call, A: Tensor, B: Tensor | None, value: Tensor, entry: Entry | None) -> Callable[[], Diagnosis]:
-    """The float64 check of this value, to be run when the result is asked for it."""
-    versions = _versions(A, B)
-    number = None if entry is None else entry.calls
-
-    def diagnose() -> Diagnosis:
-        if entry is not None and entry.recording is not None and entry.calls != number:
-            raise InvalidInputError(
-                "the value must be the workspace's latest to be judged, got one that a later call has overwritten; "
-                "read termination and estimated_error before that call"
-            )
-        if _versions(A, B) != versions:
-            raise InvalidInputError(
-                "the operands must be unchanged to judge the value, got operands modified in place since the call; "
-                "read termination and estimated_error before that, or pass a clone"
-            )
-        with torch.no_grad():
-            if call.task == "polar":
-                return diagnose_polar(value, call.rtol)
-            posed = Operands(A=call.damping.apply(A, torch.float64), B=B, p=call.workload.p)
-            return diagnose_root(posed, value, call.rtol)
-
-    return diagnose
+def _diagnose_root(call: Call, A: Tensor, B: Tensor | None, computed: Computed) -> Diagnosis:
+    posed = Operands(A=call.damping.apply(A, torch.float64), B=B, p=call.workload.p)
+    return diagnose_root(posed, computed.value, call.rtol)
 
 
-def _versions(A: Tensor, B: Tensor | None) -> tuple[int, ...]:
-    """Counts of in-place changes; tensors made in inference mode have none."""
-    return tuple(tensor._version for tensor in (A, B) if tensor is not None and not tensor.is_inference())
+def _diagnose_polar(call: Call, G: Tensor, B: Tensor | None, computed: Computed) -> Diagnosis:
+    return diagnose_polar(computed.value, call.rtol)
+
+
+_ZERO_ROOT = (
+    "A must not be zero where it is not damped, got a zero matrix with eps=0; with eps > 0 the result is eps^(-1/p) I"
+)
+_ROOT = Kind(operands="A", pose=_pose_root, measure=_measure_root, diagnose=_diagnose_root, zero=_ZERO_ROOT)
+_APPLY = Kind(operands="A and B", pose=_pose_root, measure=_measure_root, diagnose=_diagnose_root, zero=_ZERO_ROOT)
+_POLAR = Kind(operands="G", pose=_pose_polar, measure=_measure_root, diagnose=_diagnose_polar)

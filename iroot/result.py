@@ -22,12 +22,17 @@ class Termination(Enum):
             in use, or no method serves this `rtol`.
         NOT_POSITIVE_DEFINITE: the (damped) matrix has an eigenvalue that is not positive; there is no such root.
         NOT_FINITE: the input or the value holds NaN or infinity.
+        SINGULAR: the matrix of `solve_nonspd` has no inverse, to the digits of float64.
+        FELL_BACK: the error is at most `rtol`, by a factorisation: the iteration would not contract, or failed its
+            residual check, for at least one matrix.
     """
 
     CONVERGED = "converged"
     ABOVE_RTOL = "above_rtol"
     NOT_POSITIVE_DEFINITE = "not_positive_definite"
     NOT_FINITE = "not_finite"
+    SINGULAR = "singular"
+    FELL_BACK = "fell_back"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +76,7 @@ class Result:
             dtype; None where it states nothing.
         bounds: what was known of the spectrum.
         steps: of the iteration; None for direct methods and for those that do not say.
+        fell_back: a factorisation gave the value, of at least one matrix, in place of the method (`solve_nonspd`).
     """
 
     value: Tensor = field(repr=False)
@@ -80,6 +86,7 @@ class Result:
     stated_accuracy: float | None
     bounds: Bounds
     steps: int | None
+    fell_back: bool = False
     diagnose: Callable[[], Diagnosis] = field(repr=False)
 
     @cached_property
