@@ -25,6 +25,7 @@ from harness.cli import (
     qualify,
     report,
     run,
+    tune,
     verify,
 )
 from harness.cli.common import errors_console
@@ -45,6 +46,7 @@ bench = typer.Typer(
     name="bench", help="Measure, store, compare and report; keep official baselines.", no_args_is_help=True
 )
 app.add_typer(bench)
+app.add_typer(tune.tune_app)
 app.command("verify")(verify.verify)
 app.command("env")(env.env)
 bench.command("run")(run.run)
