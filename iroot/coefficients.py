@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from iroot.errors import InvalidInputError, UnknownNameError
 
@@ -10,15 +11,20 @@ OddQuintic = tuple[float, float, float]
 """(a, b, c) of a s + b s^3 + c s^5."""
 
 
+MadeFor = Literal["aol", "square", "gram", "frobenius"]
+"""The normalisation whose output a table was made for: rescaled rows, or one of the scalar bounds."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class NamedTable:
-    """A published table of odd quintics.
+    """A table of odd quintics: published, shipped or tuned.
 
     Attributes:
         coefficients: (a, b, c) per step, as published.
         lower: smallest singular value the table was made for (largest 1), or None where its source states none.
         safety: deflation the source applies to all but the last step when it uses the table.
         limit: the triple used for steps beyond the table, or None: it ends there.
+        made_for: what was done to the input that its source tuned or derived it for.
     """
 
     name: str
@@ -27,6 +33,7 @@ class NamedTable:
     safety: float
     limit: OddQuintic | None
     source: str
+    made_for: MadeFor = "frobenius"
 
     def take(self, steps: int | None = None) -> tuple[OddQuintic, ...]:
         """The first `steps` triples (default: the whole table), deflated by `safety` except the last one.
@@ -72,7 +79,7 @@ NAMED_TABLES: dict[str, NamedTable] = {
                 (4.6051, -9.6552, 5.6769), (4.7505, -6.0861, 2.1790), (2.7763, -2.3190, 0.5523),
                 (2.4231, -2.2861, 0.8193),
             ),
-            lower=None, safety=1.0, limit=None,
+            lower=None, safety=1.0, limit=None, made_for="aol",
             source="Boissin, Massena, Mamalet, Serrurier, Turbo-Muon, 2025, arXiv 2512.04632; four quintics searched "
             "for input with rows rescaled by AOL",
         ),

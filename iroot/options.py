@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 from iroot.errors import InvalidInputError
 from iroot.scaling import get_scaling
+from iroot.schedules import Schedule
+from iroot.table_files import read_schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +25,8 @@ class ScheduleOptions:
         safety: deflation of all but the last step, in [1, 2].
         min_cushion: steps are added until the cushion is at least this, in [0, 0.5].
         scaling: name of the normalisation (`iroot.scaling`).
+        table: a file of `iroot tune schedule`, which then decides everything but `scaling`; it serves its own p, and
+            spectra within its interval.
     """
 
     target: float | None = None
@@ -28,6 +34,7 @@ class ScheduleOptions:
     safety: float = 1.0
     min_cushion: float = 0.0
     scaling: str = "square"
+    table: str | None = None
 
     def __post_init__(self) -> None:
         check_target(self.target)
@@ -38,6 +45,12 @@ class ScheduleOptions:
         if not 0.0 <= self.min_cushion <= 0.5:
             raise InvalidInputError(f"min_cushion must be in [0, 0.5], got {self.min_cushion}")
         get_scaling(self.scaling)
+        self.schedule  # noqa: B018  (reads and checks the file)
+
+    @cached_property
+    def schedule(self) -> Schedule | None:
+        """What `table` holds."""
+        return None if self.table is None else read_schedule(Path(self.table))
 
 
 def check_degrees(degrees: tuple[int, ...] | str) -> None:

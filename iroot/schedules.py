@@ -246,12 +246,20 @@ def _reach(design: Design, degree: int, interval: Interval) -> _Reach:
 def _step(design: Design, degree: int, interval: Interval) -> Step:
     """One minimax step for a spectrum in `interval`."""
     reach = _reach(design, degree, interval)
-    lower, upper = reach.best.lower * reach.stretch, reach.best.upper * reach.stretch
+    basis = Interval(lower=reach.best.lower * reach.stretch, upper=reach.best.upper * reach.stretch)
     coefficients = tuple(reach.scale / design.safety * value for value in reach.best.chebyshev)
+    return make_step(design.p, basis, coefficients, true=interval, low=reach.low, high=reach.high)
+
+
+def make_step(
+    p: int, basis: Interval, coefficients: tuple[float, ...], *, true: Interval, low: float, high: float
+) -> Step:
+    """A step from its Chebyshev coefficients in the variable of `basis`, with what follows from them."""
+    degree = len(coefficients) - 1
     return Step(
-        p=design.p, degree=degree, lower=lower, upper=upper, chebyshev=coefficients,
-        monomial=_monomial(coefficients, lower, upper),
-        true_lower=interval.lower, true_upper=interval.upper, low=reach.low, high=reach.high,
+        p=p, degree=degree, lower=basis.lower, upper=basis.upper, chebyshev=coefficients,
+        monomial=_monomial(coefficients, basis.lower, basis.upper),
+        true_lower=true.lower, true_upper=true.upper, low=low, high=high,
         factored=factor(coefficients) if degree == 8 else None,
     )  # fmt: skip
 

@@ -8,17 +8,19 @@ diag(s) G is another matrix: its polar factor is not that of G.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from iroot.coefficients import named_table
+from iroot.coefficients import OddQuintic
 from iroot.errors import InvalidInputError
 from iroot.methods._operands import require_matrix
 from iroot.methods._polar import Recipe, normalise, polar_bytes, polar_flops, quintic_steps
 from iroot.ops import Ops
 from iroot.precision import FLOATING, QUANTISED
 from iroot.registry import MethodSpec, Operands, Workload, register
+from iroot.table_files import find_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,8 @@ class AolOptions:
     """Options of `aol`.
 
     Attributes:
-        coefficients: a table of `iroot.schedules`; `turbo_muon` was searched for rescaled input.
+        coefficients: a table by name (`iroot.coefficients`, `iroot/shipped/`), or a file of `iroot tune polar`.
+            `turbo_muon` was searched for rescaled input by its authors.
         steps: how many of its steps.
     """
 
@@ -36,11 +39,15 @@ class AolOptions:
     def __post_init__(self) -> None:
         if not isinstance(self.steps, int):
             raise InvalidInputError(f"steps must be an integer, got {self.steps!r}")
-        self.recipe()
+        self._triples  # noqa: B018  (validates, and spares torch.compile the file)
 
     def recipe(self) -> Recipe:
         """The iteration these options ask for."""
-        return Recipe(coefficients=named_table(self.coefficients).take(self.steps))
+        return Recipe(coefficients=self._triples)
+
+    @cached_property
+    def _triples(self) -> tuple[OddQuintic, ...]:
+        return find_table(self.coefficients).take(self.steps)
 
 
 def aol(operands: Operands, ops: Ops, options: AolOptions) -> Tensor:

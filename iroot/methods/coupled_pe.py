@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from iroot.errors import InvalidInputError
 from iroot.methods import _coupled, _spd
 from iroot.methods._constant import host_constant
 from iroot.ops import Ops
@@ -59,6 +60,8 @@ def _schedule(
     p: int, lower: float, headroom: float, precision: str, options: ScheduleOptions, updates: tuple[float, ...]
 ) -> Schedule:
     # Numbers, not records, as arguments: torch.compile takes the result for a constant of them.
+    if options.schedule is not None:
+        return _checked(options.schedule, p, lower, headroom)
     design = Design(p=p, lower=lower, headroom=headroom, safety=options.safety)
     target = _spd.target(options.target, precision)
     if options.degrees == "cheapest":
@@ -66,6 +69,19 @@ def _schedule(
         return cheapest_schedule(design, target=target, costs=costs, min_cushion=options.min_cushion)
     design = replace(design, degrees=options.degrees)
     return schedule_for(design, target=target, min_cushion=options.min_cushion)
+
+
+def _checked(schedule: Schedule, p: int, lower: float, headroom: float) -> Schedule:
+    """`schedule` if it was made for this root and an interval that holds this one."""
+    design = schedule.design
+    if p != design.p:
+        raise InvalidInputError(f"the schedule of `table` serves p = {design.p}, got p = {p}")
+    if lower < design.lower or headroom > design.headroom:
+        raise InvalidInputError(
+            f"the schedule of `table` serves spectra in [{design.lower:g}, {1.0 + design.headroom:g}], "
+            f"got [{lower:g}, {1.0 + headroom:g}]; tune one for it: iroot tune schedule --p {p} --lower {lower:.2g}"
+        )
+    return schedule
 
 
 def planned_schedule(workload: Workload, options: ScheduleOptions) -> Schedule:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 from torch import Tensor
 
-from iroot.coefficients import OddQuintic, named_table
+from iroot.coefficients import OddQuintic
 from iroot.errors import InvalidInputError
 from iroot.methods._operands import require_matrix
 from iroot.methods._polar import (
@@ -27,6 +28,7 @@ from iroot.methods._polar import (
 from iroot.ops import Ops
 from iroot.precision import FLOATING
 from iroot.registry import MethodSpec, Operands, Workload, register
+from iroot.table_files import find_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,7 @@ class GramNewtonSchulzOptions:
     """Options of `gram_newton_schulz`.
 
     Attributes:
-        coefficients: a table of `iroot.schedules`: `jiacheng_you`, `keller_jordan` or `polar_express`.
+        coefficients: a table by name (`iroot.coefficients`, `iroot/shipped/`), or a file of `iroot tune polar`.
         steps: how many of its steps.
         restarts: steps (counted from 0) before which X <- Q X and R = X X^T are formed anew, ascending. Without one the
             rounding of R, relative to its largest eigenvalue, grows with the square of the slopes: bfloat16, 128 x 512,
@@ -48,13 +50,17 @@ class GramNewtonSchulzOptions:
     def __post_init__(self) -> None:
         if not isinstance(self.steps, int):
             raise InvalidInputError(f"steps must be an integer, got {self.steps!r}")
-        self.triples()
+        self._triples  # noqa: B018  (validates, and spares torch.compile the file)
         if list(self.restarts) != sorted({t for t in self.restarts if 0 < t < self.steps}):
             raise InvalidInputError(f"restarts must ascend within 1 to {self.steps - 1}, got {self.restarts}")
 
     def triples(self) -> tuple[OddQuintic, ...]:
         """(a, b, c) of every step."""
-        return named_table(self.coefficients).take(self.steps)
+        return self._triples
+
+    @cached_property
+    def _triples(self) -> tuple[OddQuintic, ...]:
+        return find_table(self.coefficients).take(self.steps)
 
     def segments(self) -> tuple[tuple[OddQuintic, ...], ...]:
         """The steps between restarts."""

@@ -8,10 +8,11 @@ of 0.145 for the same products; condition number 1e3, log-spaced: 0.35 instead o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
-from iroot.coefficients import named_table
+from iroot.coefficients import NamedTable
 from iroot.errors import InvalidInputError, UnknownNameError
 from iroot.methods._polar import (
     NORMALISATIONS,
@@ -25,6 +26,7 @@ from iroot.methods._polar import (
 from iroot.ops import Ops
 from iroot.precision import FLOATING, QUANTISED
 from iroot.registry import MethodSpec, Operands, register
+from iroot.table_files import find_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,26 +34,32 @@ class NewtonSchulzOptions:
     """Options of `newton_schulz`.
 
     Attributes:
-        coefficients: a table of `iroot.schedules`: `jiacheng_you`, `keller_jordan` or `polar_express`.
-        steps: how many of its steps.
-        normalisation: `gram` or `frobenius`.
+        coefficients: a table by name (`iroot.coefficients`, `iroot/shipped/`), or a file of `iroot tune polar`.
+        steps: how many of its steps; None: all of them.
+        normalisation: `square`, `gram` or `frobenius`; None: `square` for a table made for it, else `gram`.
     """
 
     coefficients: str = "jiacheng_you"
-    steps: int = 5
-    normalisation: Normalisation = "gram"
+    steps: int | None = None
+    normalisation: Normalisation | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.steps, int):
+        if self.steps is not None and not isinstance(self.steps, int):
             raise InvalidInputError(f"steps must be an integer, got {self.steps!r}")
-        if self.normalisation not in NORMALISATIONS:
+        if self.normalisation is not None and self.normalisation not in NORMALISATIONS:
             raise UnknownNameError("normalisation", self.normalisation, NORMALISATIONS)
         self.recipe()
 
     def recipe(self) -> Recipe:
         """The iteration these options ask for."""
-        triples = named_table(self.coefficients).take(self.steps)
-        return Recipe(coefficients=triples, normalisation=self.normalisation)
+        table = self._table
+        own: Normalisation = "square" if table.made_for == "square" else "gram"
+        return Recipe(coefficients=table.take(self.steps), normalisation=self.normalisation or own)
+
+    @cached_property
+    def _table(self) -> NamedTable:
+        # Once per record: torch.compile does not follow the look-up.
+        return find_table(self.coefficients)
 
 
 def newton_schulz(operands: Operands, ops: Ops, options: NewtonSchulzOptions) -> Tensor:
@@ -73,7 +81,7 @@ register(
         flops=lambda workload, options: polar_flops(workload, options.recipe()),
         bytes_moved=lambda workload, options: polar_bytes(workload),
         accuracy=lambda workload, options: polar_accuracy(workload, options.recipe()),
-        steps=lambda workload, options: options.steps,
+        steps=lambda workload, options: len(options.recipe().coefficients),
         summary="quintic Newton-Schulz, published coefficients, normalised by ||G G^T||_F^(1/2) at no extra product",
         citation="coefficients: Jiacheng You 2025; iteration: K. Jordan et al., Muon, 2024; Higham 2008, chapter 8",
     )
