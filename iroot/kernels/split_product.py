@@ -3,9 +3,9 @@
 # mypy: disallow-untyped-decorators=False
 """Two 16-bit words of a float32 matrix in one pass, and D = alpha A B + beta C of such operands in one kernel.
 
-Unfused, such a product of 1024 x 1024 float32 matrices in fp16x3 takes 33 launches (`iroot/split_ops.py`, which says what
-the words are), here five. Words are read once for all three products, sums are promoted in registers, and the scales
-are taken off, alpha and beta C applied, in the epilogue.
+Unfused (`iroot/split_ops.py`, which says what the words are), such a product takes 33 launches in fp16x3 at 1024 x
+1024, here five. Words are read once for all three products, sums are promoted in registers, and the scales are taken
+off, alpha and beta C applied, in the epilogue.
 """
 
 from __future__ import annotations

@@ -17,8 +17,10 @@ if DEVICE.type == "cpu":  # read when the kernels are defined, and again when th
 from iroot import triton_split_ops  # noqa: E402
 from iroot.kernels.multiply_add import Blocking  # noqa: E402
 from iroot.kernels.split_product import BLOCKINGS, choose_blocking, split, split_product  # noqa: E402
+from iroot.ops import make_ops  # noqa: E402
 from iroot.precision import get_precision  # noqa: E402
 from iroot.split_ops import SplitOps, Words  # noqa: E402
+from iroot.triton_ops import CAPABILITY  # noqa: E402
 from iroot.triton_split_ops import TritonSplitOps  # noqa: E402
 
 H100 = 132
@@ -175,6 +177,21 @@ def test_one_step_agrees_with_the_torch_backend(dtype: torch.dtype, launches: li
     assert (launches.count("split"), launches.count("split_product")) == (1 + 1 + 2 + 1 + 2, 5)
     for ours, theirs in zip(*results, strict=True):
         assert error(ours, theirs.double()) < SLACK[dtype] * 4 * precision.unit_roundoff
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", list(PRECISIONS.values()))
+def test_a_hopper_gpu_has_the_kernels_unless_the_library_is_asked_for(name: str) -> None:
+    if torch.cuda.get_device_capability(DEVICE) < CAPABILITY:
+        pytest.skip("needs compute capability 9.0")
+    A = gaussian(1024, 1024)
+    ours, library = make_ops(name, DEVICE), make_ops(name, DEVICE, "torch")
+    assert isinstance(ours, TritonSplitOps)
+    assert isinstance(library, SplitOps)
+    assert not isinstance(library, TritonSplitOps)
+    exact, u = A.double() @ A.double(), get_precision(name).unit_roundoff
+    with ours.arithmetic():
+        assert max(error(ops.matmul(A, A), exact) for ops in (ours, library)) < 2 * u
 
 
 def test_calls_that_are_compiled_or_recorded_stay_in_the_library() -> None:
