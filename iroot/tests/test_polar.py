@@ -12,7 +12,7 @@ from iroot.coefficients import named_table
 from iroot.errors import InvalidInputError, UnknownNameError
 from iroot.methods._polar import composition_error
 from iroot.ops import make_ops
-from iroot.precision import FLOATING, PRECISIONS, QUANTISED, get_precision, unsupported_reason
+from iroot.precision import FLOATING, PRECISIONS, QUANTISED, SPLIT, get_precision, unsupported_reason
 from iroot.registry import MethodSpec, Operands, Workload, get_method, methods
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -78,7 +78,7 @@ PUBLISHED_BAND = {
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize(("spec", "precision"), served(SPECS, FLOATING))
+@pytest.mark.parametrize(("spec", "precision"), served(SPECS, FLOATING + SPLIT))
 def test_distance_to_the_true_factor(spec: MethodSpec, precision: str, shape: tuple[int, ...]) -> None:
     A = make_ops(precision, DEVICE).cast(posed(*shape))
     kept = A.clone()
@@ -107,7 +107,7 @@ def test_quantised_precisions(spec: MethodSpec, precision: str) -> None:
         assert orthogonality(X) < 0.4
 
 
-@pytest.mark.parametrize(("spec", "precision"), served(SPECS, FLOATING))
+@pytest.mark.parametrize(("spec", "precision"), served(SPECS, FLOATING + SPLIT))
 def test_layout_does_not_matter(spec: MethodSpec, precision: str) -> None:
     A = make_ops(precision, DEVICE).cast(posed(32, 48))
     wide = torch.zeros(64, 96, dtype=A.dtype, device=DEVICE)
