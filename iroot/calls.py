@@ -16,7 +16,7 @@ from iroot.planning import ASSUMED_LOWER, Choice, Demand, choose
 from iroot.registry import Operands, Workload
 from iroot.result import Bounds, Diagnosis, Result
 from iroot.spectrum import Damping, Measured
-from iroot.workspace import Entry, Workspace, check_workspace, record
+from iroot.workspace import Entry, Workspace, check_workspace, recording
 
 WORKSPACE_MARGIN = 2.0
 """What a workspace takes off a measured bound, for the matrices of later calls."""
@@ -172,19 +172,17 @@ def _check_measured(call: Call, kind: Kind, measured: Measured, check_finite: bo
 
 
 def _computed(call: Call, kind: Kind, choice: Choice, A: Tensor, B: Tensor | None, entry: Entry | None) -> Computed:
-    """The result of the chosen method, by its CUDA graph where the workspace has, or can have, one."""
+    """The result of the chosen method, by its recording where the workspace has, or can have, one."""
     operands = (A,) if B is None else (A, B)
     compute = _computation(call, kind, choice)
-    if (
-        entry is None
-        or call.device.type != "cuda"
-        or not choice.spec.capturable
-        or torch.cuda.is_current_stream_capturing()
-    ):
+    captured = call.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if entry is None or captured or not choice.spec.capturable:
         return compute(*operands)
-    if entry.recording is None:
-        entry.recording = record(lambda *tensors: compute(*tensors).value, operands)
-    return Computed(value=entry.recording.replay(operands))
+    found = recording(entry, lambda *tensors: compute(*tensors).value, operands)
+    if found is None:
+        return compute(*operands)
+    with make_ops(choice.precision, call.device).arithmetic():
+        return Computed(value=found.replay(operands))
 
 
 def _computation(call: Call, kind: Kind, choice: Choice) -> Callable[..., Computed]:

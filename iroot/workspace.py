@@ -6,11 +6,13 @@ import gc
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from iroot.errors import InvalidInputError
+from iroot.replay import CannotRecordError, record_memory
 from iroot.result import Bounds
 
 Call = Callable[..., Tensor]
@@ -19,8 +21,16 @@ WARM_UPS = 2
 """Eager calls before a capture: cuBLAS creates its workspaces, and kernels are compiled, outside of it."""
 
 
+class Recording(Protocol):
+    """A call that can be done again on other operands, in the memory of the first time."""
+
+    def replay(self, operands: tuple[Tensor, ...]) -> Tensor:
+        """The value, in the recording's own memory; nothing is allocated."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
-class Recording:
+class GraphRecording:
     """A CUDA graph with the memory it reads and writes."""
 
     graph: torch.cuda.CUDAGraph
@@ -37,10 +47,16 @@ class Recording:
 
 @dataclass(kw_only=True)
 class Entry:
-    """What is kept for one kind of call. `calls` counts them, so that a `Result` knows when its value is gone."""
+    """What is kept for one kind of call.
+
+    Attributes:
+        recordable: no recording has been refused.
+        calls: counts them, so that a `Result` knows when its value is gone.
+    """
 
     bounds: Bounds | None = None
     recording: Recording | None = None
+    recordable: bool = True
     calls: int = 0
 
 
@@ -49,10 +65,11 @@ class Workspace:
 
     * The spectral bound measured in the first call, with a factor 2 to spare: later calls do not synchronise with the
       host. A matrix whose eps / lambda_max has fallen by more than that needs `clear()`; `Result.termination` tells.
-    * On CUDA, for methods that can be captured, a CUDA graph of the whole call: a later call copies the operands into
-      the graph's memory and replays it; it allocates nothing. `Result.value` is the graph's own memory, overwritten by
-      the next call of the same kind: clone what is to be kept.
-    * On a CPU, and for methods that cannot be captured, the value and the iterates are new memory at every call.
+    * For methods that can be captured, a recording of the whole call, on CUDA a CUDA graph, on a CPU the list of its
+      operations on fixed memory (`iroot.replay`): a later call copies the operands into the recording's memory and
+      repeats it; it allocates no tensor. `Result.value` is the recording's own memory, overwritten by the next call of
+      the same kind: clone what is to be kept.
+    * For other methods (decompositions) the value and what leads to it are new memory at every call.
 
     Not thread-safe: use one per thread and stream.
     """
@@ -65,7 +82,7 @@ class Workspace:
         return len(self._entries)
 
     def clear(self) -> None:
-        """Forget every bound and free every graph."""
+        """Forget every bound and free every recording."""
         self._entries.clear()
 
     def entry(self, key: Hashable) -> Entry:
@@ -79,7 +96,17 @@ def check_workspace(workspace: object) -> None:
         raise InvalidInputError(f"workspace must be a Workspace or None, got {type(workspace).__name__}")
 
 
-def record(call: Call, operands: tuple[Tensor, ...]) -> Recording:
+def recording(entry: Entry, call: Call, operands: tuple[Tensor, ...]) -> Recording | None:
+    """That of the entry, made at its first call; None where a replay could not repeat the call."""
+    if entry.recording is None and entry.recordable:
+        try:
+            entry.recording = record_graph(call, operands) if operands[0].is_cuda else record_memory(call, operands)
+        except CannotRecordError:
+            entry.recordable = False
+    return entry.recording
+
+
+def record_graph(call: Call, operands: tuple[Tensor, ...]) -> GraphRecording:
     """Capture `call(*operands)` on copies of the operands; the graph has a memory pool of its own."""
     # Graph memory must outlive the caller's inference mode, and be writable after it.
     with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(operands[0].device):
@@ -100,7 +127,7 @@ def record(call: Call, operands: tuple[Tensor, ...]) -> Recording:
                 finally:
                     graph.capture_end()
         torch.cuda.current_stream(device).wait_stream(side)
-    return Recording(graph=graph, inputs=inputs, output=output)
+    return GraphRecording(graph=graph, inputs=inputs, output=output)
 
 
 @contextmanager
