@@ -14,8 +14,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from harness.errors import UsageError
 from harness.paths import run_folder
 from harness.records import Comparison, RunRecord, RunSummary
+from harness.report import by_kappa, notes, tables
 from harness.report import format as text
-from harness.report import notes, tables
 from harness.report.catalog import Catalog, is_opponent, registry_facts, task_formula
 from harness.report.tables import Column, Table, build
 from harness.report.verdicts import ComparisonView, comparison_view
@@ -31,12 +31,14 @@ def render_run(
     *,
     no_comparison: str | None = None,
     catalog: Catalog = registry_facts,
+    figure_prefix: str | None = None,
 ) -> str:
     """The report of a run.
 
     Args:
         no_comparison: why there is no comparison, where it is more than the lack of a reference.
         catalog: facts of methods (FLOPs, roles); the registry by default.
+        figure_prefix: what the names of the figures beside the report begin with; None: it has none.
     """
     view = run_view(summary, catalog=catalog)
     compared = None if comparison is None else comparison_view(comparison)
@@ -61,6 +63,8 @@ def render_run(
         "identity_table": _identity_table(summary),
         "method_table": _method_table(view),
         "fence": text.fence(run.manifest_toml),
+        "kappa_groups": by_kappa.kappa_groups(view),
+        "figure_prefix": figure_prefix,
     }
     return render("run.md.j2", values)
 
@@ -84,13 +88,13 @@ def write_report(
     output: Path | None = None,
     no_comparison: str | None = None,
 ) -> Path:
-    """Write a run's report, by default as `report.md` into its run folder, and return its path.
+    """Write a run's report, by default as `report.md` into its run folder, with its figures, and return its path.
 
     Raises:
         UsageError: the file cannot be written.
     """
     path = output or run_folder(store, summary.run.run_id) / REPORT_NAME
-    rendered = render_run(summary, comparison, no_comparison=no_comparison)
+    rendered = render_run(summary, comparison, no_comparison=no_comparison, figure_prefix=path.stem)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(rendered, encoding="utf-8")
@@ -98,6 +102,7 @@ def write_report(
         raise UsageError(
             f"cannot write the report to {path}: {error.strerror}; name another place with --output"
         ) from None
+    by_kappa.write_figures(by_kappa.kappa_groups(run_view(summary)), path.parent, path.stem)
     return path
 
 
@@ -122,6 +127,8 @@ def _environment() -> Environment:
         "notable_table": tables.notable_table,
         "fault_table": tables.fault_table,
         "unsupported_table": tables.unsupported_table,
+        "error_table": by_kappa.error_table,
+        "residual_table": by_kappa.residual_table,
     }
     return environment
 
