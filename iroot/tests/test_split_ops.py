@@ -217,12 +217,12 @@ def test_the_library_states_what_two_words_keep(p: int, kappa: float) -> None:
 @pytest.mark.parametrize("p", [1, 2, 4, 8])
 @pytest.mark.parametrize("n", [512, 1024, 2048])
 def test_a_root_on_tensor_cores(n: int, p: int) -> None:
-    """Bounds that the method finds itself, and ratios that a caller may know."""
+    """With bounds that the method finds itself; the ratio of the eigenvalues known to the caller, and not."""
     A, values, V = posed(n, 1e4, GPU)
-    ops = make_ops("fp16x3", GPU)
+    ops, options = make_ops("fp16x3", GPU), ROOT.make_options({"min_cushion": 0.03})
     for lower in (0.95e-4, None):
         with ops.arithmetic():
-            X = ROOT.function(Operands(A=A, p=p, lower=lower), ops, ROOT.options())
+            X = ROOT.function(Operands(A=A, p=p, lower=lower), ops, options)
         error, residual = judged(A, values, V, p, X)
         assert error <= 3e-4
         assert residual <= 5e-3
