@@ -12,6 +12,8 @@ from iroot.errors import InvalidInputError, IrootError, UnknownNameError, Unsupp
 
 if TYPE_CHECKING:
     from iroot.api import inverse_root, polar, solve_spd
+    from iroot.api_gram import solve_gram_spd
+    from iroot.api_solve import solve_nonspd
     from iroot.methods.apply_chebyshev import ChebyshevOptions
     from iroot.methods.coupled_newton import CoupledNewtonOptions
     from iroot.methods.graded_pe import GradedOptions
@@ -39,6 +41,8 @@ __all__ = [
     "__version__",
     "inverse_root",
     "polar",
+    "solve_gram_spd",
+    "solve_nonspd",
     "solve_spd",
 ]
 __version__ = "0.1.0"
@@ -46,6 +50,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "inverse_root": "iroot.api",
     "polar": "iroot.api",
+    "solve_gram_spd": "iroot.api_gram",
+    "solve_nonspd": "iroot.api_solve",
     "solve_spd": "iroot.api",
     "ChebyshevOptions": "iroot.methods.apply_chebyshev",
     "CoupledNewtonOptions": "iroot.methods.coupled_newton",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from iroot.planning import Choice
 from iroot.precision import get_precision
 from iroot.registry import Operands, Workload
 from iroot.result import Diagnosis, Result
+from iroot.reuse import run_reused
 from iroot.spectrum import Damping, Measured, measure
 from iroot.workspace import Workspace
 
@@ -84,6 +86,7 @@ def solve_spd(
     *,
     eps: float = 0.0,
     eps_relative: float = 0.0,
+    reuse: int = 1,
     rtol: float | None = None,
     method: str = "auto",
     precision: str = "auto",
@@ -104,18 +107,24 @@ def solve_spd(
         p: the root, an integer >= 1; p = 1 solves A Z = B.
         rtol: the error relative to ||X*||_F of a B without preferred direction; ||Z - Z*||_F / ||Z*||_F is larger
             for a B in the span of the large eigenvalues.
+        reuse: calls expected with this A, this one included. Where a root that is formed once, or a Cholesky factor for
+            p = 1, costs less in all, it is kept in the workspace and applied, until A is changed in place or replaced.
+            A method given by name is used at every call.
         eps, eps_relative, method, precision, options, lower, workspace, check_finite: as for `inverse_root`.
 
     Returns:
         Z (..., n, k) in A's dtype, as the value of a `Result`.
 
     Raises:
-        InvalidInputError, UnknownNameError, UnsupportedError: as for `inverse_root`.
+        InvalidInputError, UnknownNameError, UnsupportedError: as for `inverse_root`; also for reuse > 1 without a
+            workspace.
     """
     validation.check_spd(A)
     validation.check_columns(A, B)
     call = _root_call("inverse_apply", A, B, p, rtol, eps, eps_relative)
-    return run(specified(call, method, precision, options, lower), _APPLY, A, B, workspace, check_finite)
+    call = replace(call, reuse=validation.check_reuse(reuse))
+    start = run if call.reuse == 1 else run_reused
+    return start(specified(call, method, precision, options, lower), _APPLY, A, B, workspace, check_finite)
 
 
 def polar(
@@ -216,5 +225,12 @@ _ZERO_ROOT = (
     "A must not be zero where it is not damped, got a zero matrix with eps=0; with eps > 0 the result is eps^(-1/p) I"
 )
 _ROOT = Kind(operands="A", pose=_pose_root, measure=_measure_root, diagnose=_diagnose_root, zero=_ZERO_ROOT)
-_APPLY = Kind(operands="A and B", pose=_pose_root, measure=_measure_root, diagnose=_diagnose_root, zero=_ZERO_ROOT)
+_APPLY = Kind(
+    operands="A and B",
+    pose=_pose_root,
+    measure=_measure_root,
+    diagnose=_diagnose_root,
+    zero=_ZERO_ROOT,
+    form=lambda call, A, dtype: call.damping.apply(A, dtype),
+)
 _POLAR = Kind(operands="G", pose=_pose_polar, measure=_measure_root, diagnose=_diagnose_polar)

@@ -37,6 +37,7 @@ class Call:
     options: Any
     lower: float | None
     damping: Damping
+    reuse: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ class Computed:
 class Measure(Protocol):
     """(call, A, B, known) -> what one host synchronisation tells; `known`: only whether it is zero or not finite."""
 
-    def __call__(self, call: Call, A: Tensor, B: Tensor | None, *, known: bool) -> Measured:
+    def __call__(self, call: Call, A: Tensor, B: Tensor | None, /, *, known: bool) -> Measured:
         """Read one small tensor from the device."""
         ...
 
@@ -71,6 +72,7 @@ class Kind:
         diagnose: (call, A, B, computed) -> the float64 check.
         zero: the error for a zero matrix that is not damped; None: it is served.
         compute: (choice, operands, ops) -> the result.
+        form: (call, A, dtype) -> the damped matrix whose root is applied; None: nothing is reused.
     """
 
     operands: str
@@ -79,6 +81,7 @@ class Kind:
     diagnose: Callable[[Call, Tensor, Tensor | None, Computed], Diagnosis]
     zero: str | None = None
     compute: Callable[[Choice, Operands, Ops], Computed] = by_method
+    form: Callable[[Call, Tensor, torch.dtype], Tensor] | None = None
 
 
 def specified(call: Call, method: str, precision: str, options: Any, lower: float | None) -> Call:
@@ -110,7 +113,7 @@ def run(call: Call, kind: Kind, A: Tensor, B: Tensor | None, workspace: Workspac
     check_workspace(workspace)
     entry = None if workspace is None else workspace.entry(call)
     with torch.no_grad():
-        bounds = _bounds(call, kind, A, B, entry, check_finite)
+        bounds = find_bounds(call, kind, A, B, entry, check_finite)
         workload = replace(call.workload, lower=bounds.lower)
         if call.shape.numel() == 0:
             choice, computed = None, Computed(value=torch.empty(call.shape, dtype=call.dtype, device=call.device))
@@ -133,11 +136,11 @@ def run(call: Call, kind: Kind, A: Tensor, B: Tensor | None, workspace: Workspac
         bounds=bounds,
         steps=0 if choice is None else choice.steps,
         fell_back=computed.fell_back,
-        diagnose=_diagnosis(call, kind, A, B, computed, entry),
+        diagnose=account(call, kind, A, B, computed, entry),
     )
 
 
-def _bounds(call: Call, kind: Kind, A: Tensor, B: Tensor | None, entry: Entry | None, check_finite: bool) -> Bounds:
+def find_bounds(call: Call, kind: Kind, A: Tensor, B: Tensor | None, entry: Entry | None, check_finite: bool) -> Bounds:
     """The spectral bound, with at most one host synchronisation: none where the caller or the workspace has it."""
     known = entry.bounds if entry is not None else None
     if call.lower is not None:
@@ -202,7 +205,7 @@ def _computation(call: Call, kind: Kind, choice: Choice) -> Callable[..., Comput
     return compute
 
 
-def _diagnosis(
+def account(
     call: Call, kind: Kind, A: Tensor, B: Tensor | None, computed: Computed, entry: Entry | None
 ) -> Callable[[], Diagnosis]:
     """The float64 check of this value, to be run when the result is asked for it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -37,13 +38,41 @@ def diagnose_root(operands: Operands, value: Tensor, rtol: float) -> Diagnosis:
         )
     right = V.mT if operands.B is None else V.mT @ operands.B.double()
     exact = V @ (values[..., :, None] ** (-1.0 / p) * right)
+    return _judged(_relative(value, exact), rtol, negative_part)
+
+
+def _relative(value: Tensor, exact: Tensor) -> float:
+    """||value - exact||_F / ||exact||_F, the largest of a batch."""
     # The largest entry is divided out: roots of matrices near 1e-300 have squares beyond float64.
     size = exact.abs().amax((-2, -1), keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
     norm = torch.linalg.matrix_norm(exact / size)
     distance = torch.linalg.matrix_norm((value.double() - exact) / size)
     # B = 0: right where the value is 0 too.
-    error = torch.where(distance == 0.0, 0.0, distance / norm)
-    return _judged(float(error.max()), rtol, negative_part)
+    return float(torch.where(distance == 0.0, 0.0, distance / norm).max())
+
+
+def diagnose_solve(operands: Operands, value: Tensor, rtol: float, *, fell_back: bool) -> Diagnosis:
+    """Compare Z with A^(-1) B in float64; singular within 4 n u sigma_max is singular.
+
+    Args:
+        operands: A (..., n, n) and B (..., n, k).
+        value: (..., n, k).
+        rtol: what CONVERGED means, or FELL_BACK where a factorisation gave the value.
+    """
+    A = operands.A.double()
+    assert operands.B is not None
+    B = operands.B.double()
+    if A.numel() == 0 or value.numel() == 0:
+        return Diagnosis(termination=Termination.CONVERGED, estimated_error=0.0)
+    if not bool(A.isfinite().all() & B.isfinite().all()):
+        return Diagnosis(termination=Termination.NOT_FINITE, estimated_error=math.inf)
+    sigma = torch.linalg.svdvals(A)
+    if bool((sigma[..., -1] <= _NEGATIVE_SLACK * A.shape[-1] * 2.0**-53 * sigma[..., 0]).any()):
+        return Diagnosis(termination=Termination.SINGULAR, estimated_error=math.inf)
+    judged = _judged(_relative(value, torch.linalg.solve(A, B)), rtol, None)
+    if fell_back and judged.termination is Termination.CONVERGED:
+        return replace(judged, termination=Termination.FELL_BACK)
+    return judged
 
 
 def diagnose_polar(value: Tensor, rtol: float) -> Diagnosis:

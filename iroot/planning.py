@@ -18,15 +18,17 @@ from iroot.errors import InvalidInputError, UnsupportedError
 from iroot.precision import get_precision, unsupported_reason
 from iroot.registry import MethodSpec, Workload, get_method
 
-ASSUMED_LOWER = {"inverse_root": 1e-6, "inverse_apply": 1e-6, "polar": 1e-3}
+ASSUMED_LOWER = {"inverse_root": 1e-6, "inverse_apply": 1e-6, "gram_apply": 1e-6, "solve": 1e-3, "polar": 1e-3}
 """Smallest over largest eigenvalue (singular value) where nothing is known; the roots' is that of the methods."""
 
 _AUTO = {
     "inverse_root": ("coupled_pe", "graded_pe"),
     "inverse_apply": ("coupled_pe", "chebyshev", "graded_pe", "hybrid"),
+    "gram_apply": ("dense", "dual", "chebyshev"),
+    "solve": ("coupled_pe", "lu"),
     "polar": ("polar_express",),
 }
-_DIRECT = {"inverse_root": "eigh", "inverse_apply": "eigh", "polar": "svd"}
+_DIRECT = {"inverse_root": "eigh", "inverse_apply": "eigh", "gram_apply": "svd", "solve": "lu", "polar": "svd"}
 _PRECISIONS = {"cpu": ("fp32", "fp64"), "cuda": ("bf16", "fp16", "tf32", "bf16x3", "fp16x3", "fp32", "fp64")}
 """Fastest first. A CPU emulates 16-bit products, more slowly than it multiplies float32."""
 
@@ -224,6 +226,8 @@ def _options(spec: MethodSpec, demand: Demand, precision: str) -> Any:
     values: dict[str, Any] = {}
     if "target" in known:
         values["target"] = max(_SCHEDULE_SHARE * demand.rtol, 1e-14)
+    if "check" in known:
+        values["check"] = demand.rtol
     if "min_cushion" in known and (spec.name, "fp16") in _TIERS and demand.workload.p == 1:
         values["min_cushion"] = _LINEAR_CUSHION
     elif "min_cushion" in known and get_precision(precision).words == 2:

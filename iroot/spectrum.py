@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from iroot.gram_scaling import lanczos
 from iroot.scaling import power_iteration
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 POWER_MARGIN = 1.25
 """On the power iteration's estimate of lambda_max, which is from below; ||A||_F bounds it from above."""
+LANCZOS_MARGIN = 1.05
+"""On the Lanczos estimate of lambda_max(G^T G), which is from below (`scaling.lanczos`)."""
 SMALLEST_USEFUL_LOWER = 1e-12
 """Below it damping says less than the assumption that is made where there is none."""
 
@@ -78,6 +81,29 @@ def measure(A: Tensor, B: Tensor | None, damping: Damping, ops: Ops) -> Measured
         bound = torch.fmin(estimate, torch.linalg.vector_norm(wide, dim=(-2, -1), dtype=torch.float64))
         shift = damping.shift(A)[..., 0]
         facts.append((shift / (bound + shift)).amin())
+    smallest, greatest, greatest_of_b, *rest = torch.stack(facts).tolist()
+    lower = rest[0] if rest and rest[0] >= SMALLEST_USEFUL_LOWER else None
+    return Measured(
+        smallest_matrix=smallest,
+        finite=math.isfinite(greatest) and math.isfinite(greatest_of_b),
+        lower=None if lower is None else rounded_down(lower),
+    )
+
+
+def measure_gram(G: Tensor, B: Tensor, eps: float, ops: Ops) -> Measured:
+    """As `measure`, of G^T G + eps I, which is not formed; G (..., m, n), B (..., n, k), not empty.
+
+    `smallest_matrix` is the smallest of the largest entries of G.
+    """
+    wide = G.to(torch.promote_types(G.dtype, torch.float32))
+    largest = wide.abs().amax((-2, -1)).double()
+    facts = [largest.amin(), largest.amax(), B.abs().double().amax()]
+    if eps > 0.0:
+        # Over the largest entry: the square of a float32 value may leave float32's range.
+        size = largest.clamp_min(torch.finfo(wide.dtype).tiny)
+        relative = lanczos(wide / size.to(wide.dtype)[..., None, None], ops)[..., 0, 0].double()
+        bound = LANCZOS_MARGIN * relative * size.square()
+        facts.append((eps / (bound + eps)).amin())
     smallest, greatest, greatest_of_b, *rest = torch.stack(facts).tolist()
     lower = rest[0] if rest and rest[0] >= SMALLEST_USEFUL_LOWER else None
     return Measured(

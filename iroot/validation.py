@@ -12,6 +12,7 @@ from iroot.errors import InvalidInputError
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 DEVICES = ("cpu", "cuda")
+SIDES = ("right", "dual")
 SMALLEST_RTOL = 1e-14
 LARGEST_RTOL = 0.5
 
@@ -22,6 +23,16 @@ def check_spd(A: Tensor) -> None:
     if A.ndim < 2 or A.shape[-1] != A.shape[-2]:
         raise InvalidInputError(
             f"A must be square in its last two dimensions, got {tuple(A.shape)}; for the Gram matrix of G pass G @ G.mT"
+        )
+    check_device(A)
+
+
+def check_square(A: Tensor) -> None:
+    """Raise InvalidInputError unless A is a dense real floating-point tensor (..., n, n) without gradients."""
+    check_tensor(A, "A")
+    if A.ndim < 2 or A.shape[-1] != A.shape[-2]:
+        raise InvalidInputError(
+            f"A must be square in its last two dimensions, got {tuple(A.shape)}; least squares are not served"
         )
     check_device(A)
 
@@ -44,13 +55,32 @@ def check_columns(A: Tensor, B: Tensor) -> None:
             f"B must be (..., n, k) with the batch dimensions and the n of A, got A {tuple(A.shape)} and "
             f"B {tuple(B.shape)}; a single column is B[..., None], a shared B is expanded with B.expand(...)"
         )
+    check_alike(A, B, "A")
+
+
+def check_gram_columns(G: Tensor, B: Tensor, side: str) -> None:
+    """Raise InvalidInputError unless `side` is right or dual and B is (..., n, k) or (..., m, k) for G (..., m, n)."""
+    if side not in SIDES:
+        raise InvalidInputError(f"side must be 'right' (G^T G) or 'dual' (G G^T), got {side!r}")
+    check_tensor(B, "B")
+    rows, name = (G.shape[-1], "n") if side == "right" else (G.shape[-2], "m")
+    if B.ndim != G.ndim or B.shape[:-2] != G.shape[:-2] or B.shape[-2] != rows:
+        raise InvalidInputError(
+            f"B must be (..., {name}, k) with the batch dimensions and the {name} of G (..., m, n) for side='{side}', "
+            f"got G {tuple(G.shape)} and B {tuple(B.shape)}; a single column is B[..., None]"
+        )
+    check_alike(G, B, "G")
+
+
+def check_alike(A: Tensor, B: Tensor, name: str) -> None:
+    """Raise InvalidInputError unless A, called `name`, and B are on one device and of one dtype."""
     if B.device != A.device:
         raise InvalidInputError(
-            f"A and B must be on one device, got {A.device} and {B.device}; move B with B.to(A.device)"
+            f"{name} and B must be on one device, got {A.device} and {B.device}; move B with B.to({name}.device)"
         )
     if B.dtype != A.dtype:
         raise InvalidInputError(
-            f"A and B must have one dtype, got {A.dtype} and {B.dtype}; convert B with B.to(A.dtype)"
+            f"{name} and B must have one dtype, got {A.dtype} and {B.dtype}; convert B with B.to({name}.dtype)"
         )
 
 
@@ -99,6 +129,19 @@ def check_damping(eps: float, eps_relative: float) -> None:
     for name, value in (("eps", eps), ("eps_relative", eps_relative)):
         if not _is_number(value) or not 0.0 <= value < math.inf:
             raise InvalidInputError(f"{name} must be finite and >= 0, got {value!r}; it is added to the diagonal of A")
+
+
+def check_reuse(reuse: int) -> int:
+    """`reuse` as an int. Raises InvalidInputError unless it is an integer >= 1."""
+    try:
+        count = 0 if isinstance(reuse, bool) else operator.index(reuse)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise InvalidInputError(
+            f"reuse must be an integer >= 1, the number of calls expected with this matrix, got {reuse!r}"
+        )
+    return count
 
 
 def check_rtol(rtol: float) -> None:

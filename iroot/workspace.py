@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from torch import Tensor
 from iroot.errors import InvalidInputError
 from iroot.replay import CannotRecordError, record_memory
 from iroot.result import Bounds
+
+if TYPE_CHECKING:
+    from iroot.reuse import Factor
 
 Call = Callable[..., Tensor]
 
@@ -50,11 +53,13 @@ class Entry:
     """What is kept for one kind of call.
 
     Attributes:
+        factor: of the matrix of the latest calls, where it is reused.
         recordable: no recording has been refused.
         calls: counts them, so that a `Result` knows when its value is gone.
     """
 
     bounds: Bounds | None = None
+    factor: Factor | None = None
     recording: Recording | None = None
     recordable: bool = True
     calls: int = 0
@@ -69,6 +74,8 @@ class Workspace:
       operations on fixed memory (`iroot.replay`): a later call copies the operands into the recording's memory and
       repeats it; it allocates no tensor. `Result.value` is the recording's own memory, overwritten by the next call of
       the same kind: clone what is to be kept.
+    * The factor of a matrix for whose several applications it pays (`reuse` of `solve_spd` and `solve_gram_spd`), and
+      that matrix.
     * For other methods (decompositions) the value and what leads to it are new memory at every call.
 
     Not thread-safe: use one per thread and stream.
@@ -82,7 +89,7 @@ class Workspace:
         return len(self._entries)
 
     def clear(self) -> None:
-        """Forget every bound and free every recording."""
+        """Forget every bound and factor, and free every recording."""
         self._entries.clear()
 
     def entry(self, key: Hashable) -> Entry:

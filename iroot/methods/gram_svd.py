@@ -37,9 +37,10 @@ def gram_svd(operands: Operands, ops: Ops, options: NoOptions) -> Tensor:
     # A computed singular value at 0 is rounding of at most a few u sigma_max.
     floor = torch.finfo(sigma.dtype).eps * sigma[..., :1]
     weights = (torch.maximum(sigma, floor).square() + eps) ** (-1.0 / p)
-    Z = Vh.mT @ (weights[..., None] * inner)
+    Z: Tensor = Vh.mT @ (weights[..., None] * inner)
     if G.shape[-2] < G.shape[-1]:
-        Z = Z + eps ** (-1.0 / p) * (B - Vh.mT @ inner)
+        at_zero: float = eps ** (-1.0 / p)
+        Z = Z + at_zero * (B - Vh.mT @ inner)
     return Z.to(operands.A.dtype)
 
 

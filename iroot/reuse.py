@@ -1,0 +1,170 @@
+"""Forming an inverse root once and applying it to the blocks of several calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from iroot.calls import Call, Computed, Kind, account, find_bounds, run
+from iroot.errors import InvalidInputError
+from iroot.ops import Ops, make_ops
+from iroot.planning import Demand, choose
+from iroot.registry import Operands, Workload, get_method
+from iroot.result import Bounds, Result
+from iroot.workspace import Workspace, check_workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a factor is made: `method` of `inverse_root`, or `cholesky`.
+
+    Attributes:
+        stated: the largest error that it states, or None.
+        flops: of making it.
+    """
+
+    method: str
+    precision: str
+    options: object
+    workload: Workload
+    stated: float | None
+    steps: int | None
+    flops: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Factor:
+    """An inverse root X, or the Cholesky factor L of A = L L^T, of one unchanged tensor.
+
+    Attributes:
+        source: the caller's matrix, kept so that no other can take its place in memory.
+        version: its count of in-place changes.
+        value: (..., n, n) in float32 or float64.
+    """
+
+    source: Tensor = field(repr=False)
+    version: int
+    value: Tensor = field(repr=False)
+    plan: Plan
+    bounds: Bounds
+
+    def serves(self, A: Tensor) -> bool:
+        """Whether A is the tensor that the factor was made of, or a view like it, unchanged since."""
+        mine = self.source
+        same_memory = (A.data_ptr(), A.shape, A.stride(), A.dtype) == (
+            mine.data_ptr(), mine.shape, mine.stride(), mine.dtype
+        )  # fmt: skip
+        return same_memory and A.device == mine.device and A._version == self.version
+
+    def apply(self, B: Tensor) -> Tensor:
+        """X B, or L^(-T) L^(-1) B, in the factor's dtype."""
+        wide = B.to(self.value.dtype)
+        with _exact(self.value).arithmetic():
+            return torch.cholesky_solve(wide, self.value) if self.plan.method == "cholesky" else self.value @ wide
+
+
+def run_reused(call: Call, kind: Kind, A: Tensor, B: Tensor, workspace: Workspace | None, check_finite: bool) -> Result:
+    """As `calls.run`, by a factor in the workspace where `call.reuse` applications pay for it.
+
+    Raises:
+        InvalidInputError: there is no workspace to keep it, or changes of A could not be seen.
+    """
+    check_workspace(workspace)
+    if workspace is None:
+        raise InvalidInputError(
+            f"reuse > 1 needs a workspace, which keeps the factor, got reuse={call.reuse} and workspace=None; pass "
+            "workspace=iroot.Workspace() and keep it"
+        )
+    if A.is_inference():
+        raise InvalidInputError(
+            "reuse > 1 must see changes of the matrix, got a tensor made in inference mode, which counts none; clone "
+            "it outside of torch.inference_mode, or leave reuse at 1"
+        )
+    if call.method != "auto" or call.options is not None or call.shape.numel() == 0:
+        return run(call, kind, A, B, workspace, check_finite)
+    entry = workspace.entry(call)
+    with torch.no_grad():
+        factor = entry.factor
+        if factor is None or not factor.serves(A) or check_finite:
+            bounds = find_bounds(call, kind, A, B, entry, check_finite)
+            plan = plan_factor(call, bounds)
+            if plan is None:
+                return run(replace(call, lower=bounds.lower), kind, A, B, workspace, False)
+            if factor is None or not factor.serves(A):
+                factor = Factor(
+                    source=A, version=A._version, value=_form(call, kind, plan, A), plan=plan, bounds=bounds
+                )
+                entry.factor = factor
+        value = factor.apply(B).to(call.dtype)
+    plan = factor.plan
+    return Result(
+        value=value, method=plan.method, precision=plan.precision, rtol=call.rtol, stated_accuracy=plan.stated,
+        bounds=factor.bounds, steps=plan.steps, diagnose=account(call, kind, A, B, Computed(value=value), None),
+    )  # fmt: skip
+
+
+def plan_factor(call: Call, bounds: Bounds) -> Plan | None:
+    """The cheapest factor that keeps rtol, or None where `reuse` direct applications cost fewer FLOP."""
+    asked = replace(call.workload, lower=bounds.lower)
+    assert asked.k is not None
+    direct = choose(
+        Demand(task=call.task, workload=asked, device=call.device, rtol=call.rtol, method="auto",
+               precision=call.precision, options=None)
+    )  # fmt: skip
+    square = replace(asked, m=asked.n, k=None)
+    plans = [_root_plan(call, square)]
+    if asked.p == 1 and call.precision in ("auto", "fp32", "fp64"):
+        plans.append(_cholesky_plan(call, square))
+    best = min(plans, key=lambda plan: plan.flops)
+    formed = asked.batch * float(asked.m) * asked.n**2 if call.task == "gram_apply" else 0.0
+    applied = asked.batch * 2.0 * float(asked.n) ** 2 * asked.k
+    pays = formed + best.flops + call.reuse * applied < call.reuse * direct.flops
+    return best if pays else None
+
+
+def _root_plan(call: Call, square: Workload) -> Plan:
+    choice = choose(
+        Demand(task="inverse_root", workload=square, device=call.device, rtol=call.rtol, method="auto",
+               precision=call.precision, options=None)
+    )  # fmt: skip
+    return Plan(method=choice.spec.name, precision=choice.precision, options=choice.options, workload=choice.workload,
+                stated=choice.stated, steps=choice.steps, flops=choice.flops)  # fmt: skip
+
+
+def _cholesky_plan(call: Call, square: Workload) -> Plan:
+    spec = get_method("inverse_apply", "cholesky")
+    names = ("fp32", "fp64") if call.precision == "auto" else (call.precision,)
+    for precision in names:
+        workload = replace(square, precision=precision)
+        stated = spec.accuracy(workload, spec.options())
+        if stated is not None and stated <= call.rtol:
+            break
+    return Plan(method="cholesky", precision=precision, options=spec.options(), workload=workload, stated=stated,
+                steps=None, flops=spec.flops(replace(workload, k=0), spec.options()))  # fmt: skip
+
+
+def _form(call: Call, kind: Kind, plan: Plan, A: Tensor) -> Tensor:
+    """The factor of the damped matrix; NaN where a Cholesky factor does not exist: the termination says why."""
+    assert kind.form is not None
+    dtype = torch.float64 if plan.precision == "fp64" else torch.float32
+    ops = make_ops(plan.precision, call.device)
+    with _exact(torch.empty(0, dtype=dtype, device=call.device)).arithmetic():
+        matrix = kind.form(call, A, dtype)
+    with ops.arithmetic():
+        if plan.method == "cholesky":
+            L, failed_at = torch.linalg.cholesky_ex(matrix)
+            return torch.where((failed_at == 0)[..., None, None], L, torch.nan)
+        spec = get_method("inverse_root", plan.method)
+        posed = Operands(A=matrix, p=call.workload.p, lower=plan.workload.lower)
+        try:
+            X: Tensor = spec.function(posed, ops, plan.options)
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            return torch.full_like(matrix, torch.nan)
+        return X
+
+
+def _exact(like: Tensor) -> Ops:
+    """The operations in a factor's own dtype: a product in TF32 would undo it."""
+    return make_ops("fp64" if like.dtype == torch.float64 else "fp32", like.device, "torch")
