@@ -6,6 +6,7 @@ product costs, how its operands are rounded and which kernel runs is decided her
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from iroot.errors import UnsupportedError
+from iroot.graded_steps import WordStep
 from iroot.precision import QUANTISED, SPLIT, Precision, get_precision, unsupported_reason
 from iroot.registry import Backend
 from iroot.scaled_ops import make_scaled_ops
@@ -68,6 +70,14 @@ class Ops(Protocol):
 
     def symmetric_quadratic(self, A: Tensor, a: float, b: float, c: float) -> Tensor:
         """a I + b A + c A^2 for A symmetric."""
+        ...
+
+    def square_bound(self, A: Tensor, *, eps: float) -> Tensor | None:
+        """The scaling `square` of A + eps I, (..., 1, 1); None where this backend has no kernel for it."""
+        ...
+
+    def graded_root(self, A: Tensor, scale: Tensor, steps: Sequence[WordStep], *, p: int, eps: float) -> Tensor | None:
+        """(A + eps I)^(-1/p) by `steps` on (A + eps I) / scale; None where this backend has no kernels for it."""
         ...
 
 

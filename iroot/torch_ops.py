@@ -7,13 +7,14 @@ Every class fills in one hook, `_multiply_add`; the symmetric products are full 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from iroot.graded_steps import WordStep
 from iroot.precision import Precision
 
 _NO_REDUCED_PRECISION = (
@@ -82,6 +83,14 @@ class TorchOps(ABC):
             return result
         result.diagonal(dim1=-2, dim2=-1).add_(a)
         return self.cast(result)
+
+    def square_bound(self, A: Tensor, *, eps: float) -> Tensor | None:
+        """None: the caller composes it from products."""
+        return None
+
+    def graded_root(self, A: Tensor, scale: Tensor, steps: Sequence[WordStep], *, p: int, eps: float) -> Tensor | None:
+        """None: the caller composes it from products."""
+        return None
 
     @abstractmethod
     def _multiply_add(self, A: Tensor, B: Tensor, C: Tensor | None, alpha: float, beta: float) -> Tensor:

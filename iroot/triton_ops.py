@@ -5,13 +5,15 @@ Only the products that its kernels make faster differ from `FloatingOps`, whose 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from iroot.graded_steps import WordStep
+from iroot.kernels.graded_root import graded_root, square_bound
 from iroot.kernels.multiply_add import beats_addmm, multiply_add
 from iroot.kernels.operands import OPERAND_DTYPES, processors
 from iroot.kernels.symmetric import Terms, symmetric_product
@@ -29,6 +31,15 @@ _SMALLEST = 256
 # Triton takes about 130 us of the CPU to launch one of these kernels (H100, Triton 3.6, 2026-11-22: five polar steps at
 # 1024 x 1024 take 2.1 ms eager, 0.44 ms by cuBLAS). At 1e11 operations a product outlasts its launch.
 _EAGER_FLOPS = 1e11
+
+
+# One launch has a whole matrix's work from here on; smaller ones were not measured.
+_SMALLEST_FUSED = 128
+
+
+def _graded_flops(A: Tensor) -> float:
+    """What a graded root costs, roughly: 26 n^3 for six steps at p = 2."""
+    return 26.0 * A.numel() * A.shape[-1]
 
 
 def serves(precision: Precision, device: torch.device) -> bool:
@@ -112,6 +123,33 @@ class TritonOps(FloatingOps):
             return library(A, B, C, alpha, beta)
         result = multiply_add(A, B, C, alpha=alpha, beta=beta)
         return result if choice == "kernel" else library(A, B, C, alpha, beta)
+
+    def square_bound(self, A: Tensor, *, eps: float) -> Tensor | None:
+        """min(||M^2||_F, ||M^2||_inf)^(1/2), M = A + eps I, raised by what rounding M to 16 bits may move it."""
+        if not self._suits_fused(A):
+            return None
+        if self._choose(("square_bound", A.shape, A.stride()), _graded_flops(A)) == "library":
+            return None
+        slack = 1.0 + 4.0 * self.precision.unit_roundoff
+        return square_bound(A, eps=eps, dtype=self.storage, slack=slack)
+
+    def graded_root(self, A: Tensor, scale: Tensor, steps: Sequence[WordStep], *, p: int, eps: float) -> Tensor | None:
+        """(A + eps I)^(-1/p) by `steps`: three kernels a step, all elementwise work in their epilogues."""
+        if not self._suits_fused(A):
+            return None
+        # Kernels differ between the first, the middle and the last steps.
+        layout = ("graded_root", A.shape, A.stride(), p, min(len(steps), 3))
+        choice = self._choose(layout, _graded_flops(A))
+        if choice == "library":
+            return None
+        X = graded_root(A, scale, steps, p=p, eps=eps, dtype=self.storage)
+        return X if choice == "kernel" else None
+
+    def _suits_fused(self, A: Tensor) -> bool:
+        if torch.compiler.is_compiling() or A.dtype is not torch.float32 or A.numel() == 0:
+            return False
+        recording = torch.is_grad_enabled() and A.requires_grad
+        return not recording and A.shape[-1] >= _SMALLEST_FUSED
 
     def _choose(self, layout: tuple[object, ...], flops: float) -> Literal["kernel", "library", "prepare"]:
         """Who computes a product that the kernels suit; `prepare`: run the kernel too, for the captures to come."""

@@ -18,9 +18,10 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from iroot.errors import InvalidInputError
+from iroot.graded_steps import WordStep
 from iroot.kernels.operands import OPERAND_DTYPES, TRITON_DTYPES, descriptor, empty_aligned, processors
 from iroot.kernels.symmetric import device_programs
-from iroot.kernels.tiling import Tiling, choose_tiling, schedule
+from iroot.kernels.tiling import GRADED_TILINGS, Tiling, choose_tiling, schedule
 from iroot.kernels.words import (
     PRODUCT,
     QUADRATIC,
@@ -30,22 +31,6 @@ from iroot.kernels.words import (
     square_norms_kernel,
     word_kernel,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class WordStep:
-    """One step in the shifted Chebyshev basis, q(y) = c_0 + c_1 z + c_2 (2 z^2 - 1), z = (y - mid) / radius.
-
-    Attributes:
-        at_zero: q(0).
-        factor: multiplies X after the step (a power of two keeps float16 in range), 1 where it need not.
-    """
-
-    chebyshev: tuple[float, float, float]
-    mid: float
-    radius: float
-    at_zero: float
-    factor: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +49,23 @@ class GradedPlan:
     streams: int = 2
     symmetrised: bool = False
 
+    def __post_init__(self) -> None:
+        if self.tiling.block != self.update.block:
+            raise InvalidInputError(
+                f"both tilings must have one block, since they share a triangle of tiles, got {self.tiling.block} and "
+                f"{self.update.block}"
+            )
+
+
+PROMOTE_K = 512
+"""Columns of depth of Y W per accumulator."""
+
 
 def choose_plan(n: int, batches: int, *, processors: int) -> GradedPlan:
     """The tilings with the shortest makespan."""
-    return GradedPlan(
-        tiling=choose_tiling(n, batches, processors=processors),
-        update=choose_tiling(n, batches, processors=processors, promoted=True),
-    )
+    tiling = choose_tiling(n, batches, processors=processors, choices=GRADED_TILINGS)
+    # A second accumulator takes as many registers as the first: eight warps for tiles of 128 x 128.
+    return GradedPlan(tiling=tiling, update=replace(tiling, promote_k=PROMOTE_K, warps=8 if tiling.block == 128 else 4))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +85,7 @@ class _Word:
     shift: Tensor
     sums: _Sums
     rest: Tensor | None = None
+    errors: Tensor | None = None
 
     @property
     def n(self) -> int:
@@ -148,8 +144,8 @@ def square_bound(A: Tensor, *, eps: float = 0.0, dtype: torch.dtype = torch.floa
     bound = torch.empty(batches, dtype=torch.float32, device=A.device)
     square_bound_kernel[(batches,)](
         frobenius, row_sums, unit, bound, tiles, blocks, n, slack,
-        COUNT=triton.next_power_of_2(tiles), BLOCKS=triton.next_power_of_2(blocks), COLUMNS=256, OVERLAP=overlap,
-        num_warps=8, launch_pdl=overlap,
+        COUNT=triton.next_power_of_2(tiles), BLOCKS=triton.next_power_of_2(blocks), COLUMNS=1024, OVERLAP=overlap,
+        num_warps=16, launch_pdl=overlap,
     )  # fmt: skip
     return bound.reshape(*A.shape[:-2], 1, 1)
 
@@ -164,7 +160,7 @@ def graded_root(
     dtype: torch.dtype = torch.float16,
     plan: GradedPlan | None = None,
 ) -> Tensor:
-    """X = scale^(-1/p) Y^(-1/p) with Y = (A + eps I) / scale, by `steps` (whose factors the caller divides out).
+    """X = scale^(-1/p) Y^(-1/p) with Y = (A + eps I) / scale, by `steps`.
 
     Only the lower triangle of A decides the float32 part of the first Y. The first call of a shape must not be recorded
     in a CUDA graph: it compiles the kernels and uploads their tiles.
@@ -192,7 +188,7 @@ def graded_root(
         raise InvalidInputError(f"scale must hold {batches} float32 values, got {scale.numel()} of {scale.dtype}")
     plan = plan or choose_plan(n, batches, processors=processors(A.device))
     scale = scale.reshape(batches).contiguous()
-    Y, _ = _begin(matrix, scale, eps, dtype)
+    Y, _ = _begin(matrix, scale, eps, dtype, tiling=plan.update)
     X = _Iteration(p, plan, A.device).run(Y, steps, scale)
     return X.reshape(A.shape)
 
@@ -320,6 +316,7 @@ def _launch(call: _Call, inputs: _Inputs, outputs: _Outputs, tiling: Tiling, *, 
     M, N, word = inputs.M, inputs.N, outputs.word
     batches, n, _ = M.word.shape
     programs = device_programs(n, batches, tiling.block, tiling.tail, M.word.device)
+    blocks = triton.cdiv(n, tiling.block)
     is_update, is_square = call.kind == UPDATE.value, M.word is N.word
     left, left_tail = _strips(M.word, tiling)
     right, right_tail = (left, left_tail) if is_square else _strips(N.word, tiling)
@@ -335,13 +332,17 @@ def _launch(call: _Call, inputs: _Inputs, outputs: _Outputs, tiling: Tiling, *, 
         _slices(None if inputs.partner is None else inputs.partner.word, tiling),
         _slices(result, tiling), descriptor(result, _slice(tiling), tiling.block),
         _slices(written.rest if is_update else None, tiling),
-        M.shift, N.shift, written.shift, inputs.trace, written.sums.norm, written.sums.with_p, written.sums.with_v,
+        M.shift, N.shift, written.shift, inputs.trace, M.errors, written.errors, blocks,
+        written.sums.norm, written.sums.with_p, written.sums.with_v,
         outputs.scale, programs.shape[0] // batches, inputs.trace.shape[-1], n,
         *call.chebyshev, call.mid, 1.0 / call.radius, call.factor, call.linear, 1.0 / outputs.p,
         KIND=call.kind, BOTH=call.both, FINAL=word is None, COUNT=triton.next_power_of_2(inputs.trace.shape[-1]),
+        BLOCKS=triton.next_power_of_2(blocks),
         BLOCK=tiling.block, TAIL=tiling.tail, SLICE=_slice(tiling), BLOCK_K=tiling.block_k, PROMOTE_K=tiling.promote_k,
         DTYPE=TRITON_DTYPES[result.dtype], OVERLAP=overlap, EARLY=tiling.lets_next_in,
         num_warps=tiling.warps, num_stages=tiling.stages, launch_pdl=overlap,
+        # Slices must round alike for tiles on the diagonal to stay symmetric to the last bit.
+        enable_fp_fusion=False,
     )  # fmt: skip
 
 
@@ -369,28 +370,38 @@ def _new_word(like: Tensor, tiling: Tiling, *, rest: bool = False) -> _Word:
         shift=torch.empty(batches, dtype=torch.float32, device=like.device),
         sums=_Sums(norm=sums[0], with_p=sums[1], with_v=sums[2]),
         rest=empty_aligned((batches, n, n), torch.float32, like.device) if rest else None,
+        errors=_new_errors(batches, n, tiling, like.device) if rest else None,
     )
 
 
-_ROWS, _COLUMNS = 8, 256
+def _new_errors(batches: int, n: int, tiling: Tiling, device: torch.device) -> Tensor:
+    return torch.empty(batches, triton.cdiv(n, tiling.block), dtype=torch.float32, device=device)
 
 
-def _begin(matrix: Tensor, scale: Tensor | None, eps: float, dtype: torch.dtype) -> tuple[_Word, Tensor]:
+_ROWS = 4
+
+
+def _begin(
+    matrix: Tensor, scale: Tensor | None, eps: float, dtype: torch.dtype, *, tiling: Tiling | None = None
+) -> tuple[_Word, Tensor]:
     """(matrix + eps I) / scale as a word, and the scale: `scale`, or the mean diagonal, when no rest is needed."""
     batches, n, _ = matrix.shape
     blocks = triton.cdiv(n, _ROWS)
     word = empty_aligned((batches, n, n), dtype, matrix.device)
     rest = None if scale is None else empty_aligned((batches, n, n), torch.float32, matrix.device)
     norm, shift, unit = (torch.empty(batches, k, dtype=torch.float32, device=matrix.device) for k in (blocks, 1, 1))
+    errors = None if tiling is None else _new_errors(batches, n, tiling, matrix.device)
+    width = 0 if errors is None else errors.shape[-1]
     overlap = matrix.device.type == "cuda"
     begin_kernel[(blocks, batches)](
         matrix, matrix.stride(0), matrix.stride(1), scale, eps, word, word.stride(1),
-        rest, 0 if rest is None else rest.stride(1), shift, norm, unit, n,
-        ROWS=_ROWS, COLUMNS=_COLUMNS, DIAGONAL=1024, DTYPE=TRITON_DTYPES[dtype], OVERLAP=overlap,
+        rest, 0 if rest is None else rest.stride(1), shift, norm, unit, errors, width, n,
+        ROWS=_ROWS, COLUMNS=min(1024, triton.next_power_of_2(n)), DIAGONAL=1024,
+        BLOCKS=triton.next_power_of_2(max(width, 1)), DTYPE=TRITON_DTYPES[dtype], OVERLAP=overlap,
         num_warps=4, launch_pdl=overlap,
     )  # fmt: skip
     sums = _Sums(norm=norm, with_p=norm, with_v=norm)
-    return _Word(word=word, shift=shift, sums=sums, rest=rest), unit
+    return _Word(word=word, shift=shift, sums=sums, rest=rest, errors=errors), unit
 
 
 def _matrices(A: Tensor, dtype: torch.dtype) -> Tensor:

@@ -19,15 +19,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from iroot.errors import InvalidInputError
+from iroot.graded_steps import LARGEST_X
 from iroot.methods import _spd
 from iroot.methods._constant import host_constant
 from iroot.ops import Ops
 from iroot.options import check_target
 from iroot.scaling import get_scaling
 from iroot.schedules import Design, Schedule, Step, power_products, schedule_for
-
-LARGEST_X = 1024.0
-"""X is scaled back to this norm where it could pass it, and the scalar is returned to it at the end."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import math
 
 from torch import Tensor
 
+from iroot.graded_steps import word_steps
 from iroot.methods import _spd
 from iroot.methods._graded import Graded, GradedOptions, find_schedule, step_products
 from iroot.ops import Ops
@@ -25,11 +26,25 @@ def graded_pe(operands: Operands, ops: Ops, options: GradedOptions) -> Tensor:
     Error in float16, p = 2: 1e-3 for kappa 1e2 to 1e5; the residual X^p A - I is larger than that suggests (up to 2).
     """
     p = _spd.root(operands)
+    fused = _fused(operands, ops, options, p)
+    if fused is not None:
+        return fused
     A = _spd.damped(operands)
     scale = get_scaling(options.scaling).function(A, ops)
     schedule = find_schedule(_spd.interval_of(operands, scale, options.scaling), p, options)
     X, taken_off = Graded(ops, options.promote_k).inverse_root(A / scale, schedule)
     return _spd.restore(X, scale * taken_off**p, p, operands.A.dtype)
+
+
+def _fused(operands: Operands, ops: Ops, options: GradedOptions, p: int) -> Tensor | None:
+    """The same by kernels that do all the elementwise work in their epilogues, where `ops` has them."""
+    if options.scaling != "square" or options.promote_k == 0:
+        return None
+    scale = ops.square_bound(operands.A, eps=operands.eps)
+    if scale is None:
+        return None
+    schedule = find_schedule(_spd.interval_of(operands, scale, options.scaling), p, options)
+    return ops.graded_root(operands.A, scale, word_steps(schedule), p=p, eps=operands.eps)
 
 
 def planned_schedule(workload: Workload, options: GradedOptions) -> Schedule:

@@ -10,18 +10,22 @@ import torch
 from torch import Tensor
 
 from iroot.errors import InvalidInputError
+from iroot.graded_steps import WordStep, word_steps
 from iroot.kernels.tiling import Tiling
-from iroot.schedules import Design, Schedule, schedule_for
+from iroot.schedules import Design, schedule_for
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type == "cpu":  # read when the kernels are defined, and again when they run
     os.environ["TRITON_INTERPRET"] = "1"
-from iroot.kernels.graded_root import GradedPlan, WordStep, graded_root, square_bound  # noqa: E402
+from iroot.kernels.graded_root import GradedPlan, graded_root, square_bound  # noqa: E402
 
-TINY = Tiling(block=32, tail=16, block_k=16, warps=4, stages=2)
+TINY = Tiling(block=32, tail=16, block_k=32, warps=4, stages=2)
 PLAIN = Tiling(block=64, tail=0, block_k=64, warps=4, stages=2)
 PLANS = (
-    (GradedPlan(tiling=TINY, update=replace(TINY, promote_k=32)), GradedPlan(tiling=PLAIN, update=PLAIN))
+    (
+        GradedPlan(tiling=TINY, update=replace(TINY, promote_k=32)),
+        GradedPlan(tiling=PLAIN, update=PLAIN, symmetrised=True),
+    )
     if DEVICE.type == "cpu"
     else (None,)
 )
@@ -43,29 +47,21 @@ def posed(shape: tuple[int, ...], kappa: float, p: int) -> tuple[Tensor, Tensor]
     return ((Q * values) @ Q.mT).to(DEVICE), ((Q * values ** (-1.0 / p)) @ Q.mT).to(DEVICE)
 
 
-def steps_of(schedule: Schedule) -> list[WordStep]:
-    return [
-        WordStep(chebyshev=step.chebyshev, mid=0.5 * (step.upper + step.lower), radius=0.5 * (step.upper - step.lower),
-                 at_zero=step.monomial[0])
-        for step in schedule.steps
-    ]  # fmt: skip
-
-
 def error(X: Tensor, exact: Tensor) -> float:
     return float(((X.double() - exact).norm(dim=(-2, -1)) / exact.norm(dim=(-2, -1))).max())
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=str)
-@pytest.mark.parametrize("p", [1, 2, 3, 4, 5, 6, 7, 8])
-def test_roots_at_kappa_1e3(p: int, plan: GradedPlan | None) -> None:
+@pytest.mark.parametrize("p", [1, 2, 3, 4, 5, 6, 7])
+def test_roots(p: int, plan: GradedPlan | None) -> None:
     A, exact = posed((70,), 1e3, p)
     schedule = schedule_for(Design(p=p, lower=0.9e-3), target=2e-4, min_cushion=0.03)
     scale = torch.full((1, 1), 1.05, device=DEVICE)
-    X = graded_root(A.float(), scale, steps_of(schedule), p=p, plan=plan)
+    X = graded_root(A.float(), scale, word_steps(schedule), p=p, plan=plan)
     assert X.dtype == torch.float32
     assert torch.equal(X, X.mT)
     assert error(X, exact) < 1e-3
-    assert torch.equal(X, graded_root(A.float(), scale, steps_of(schedule), p=p, plan=plan))
+    assert torch.equal(X, graded_root(A.float(), scale, word_steps(schedule), p=p, plan=plan))
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=str)
@@ -76,17 +72,17 @@ def test_a_stack_with_a_damping_and_scales_of_its_own(plan: GradedPlan | None) -
     eps = 1e-9
     exact = _root(A + eps * torch.eye(65, dtype=torch.float64, device=DEVICE), 2)
     schedule = schedule_for(Design(p=2, lower=0.8e-2), target=2e-4, min_cushion=0.03)
-    X = graded_root(A.float().mT, scale, steps_of(schedule), p=2, eps=eps, plan=plan)
+    X = graded_root(A.float().mT, scale, word_steps(schedule), p=2, eps=eps, plan=plan)
     assert error(X, exact) < 1e-3
 
 
 def test_one_step_and_a_factor_on_x() -> None:
     A, exact = posed((40,), 1.5, 1)
     schedule = schedule_for(Design(p=1, lower=0.6), target=1e-2)
-    steps = steps_of(schedule)
+    steps = word_steps(schedule)
     X = graded_root(A.float(), torch.ones(1, 1, device=DEVICE), steps, p=1, plan=PLANS[0])
     assert error(X, exact) < 1.2e-2
-    steps = steps_of(schedule_for(Design(p=1, lower=0.6), target=1e-4))
+    steps = word_steps(schedule_for(Design(p=1, lower=0.6), target=1e-4))
     assert len(steps) > 1
     halved = [replace(step, factor=0.5) for step in steps]
     X = graded_root(A.float(), torch.ones(1, 1, device=DEVICE), halved, p=1, plan=PLANS[0])
@@ -98,7 +94,7 @@ def _root(A: Tensor, p: int) -> Tensor:
     return (Q * values[..., None, :] ** (-1.0 / p)) @ Q.mT
 
 
-@pytest.mark.parametrize("n", [1, 5, 64, 130])
+@pytest.mark.parametrize("n", [1, 65])
 def test_the_bound_of_the_square(n: int) -> None:
     A = torch.stack([posed((n,), 1e4, 2)[0], 1e6 * torch.eye(n, dtype=torch.float64, device=DEVICE)])
     A[1, 0, 0] *= 3.0

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from iroot.errors import InvalidInputError
+from iroot.kernels.tiling import PROMOTED as PROMOTED_TILINGS
 from iroot.kernels.tiling import TILINGS, Tiling, choose_tiling
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -131,9 +132,9 @@ def test_bad_operands() -> None:
 @pytest.mark.parametrize("n", [512, 1000, 1024, 2048, 3000])
 def test_gram_on_the_gpu(n: int) -> None:
     A = gaussian(n, n + 8, dtype=torch.bfloat16)
-    for promoted in (False, True):
-        tiling = choose_tiling(n, 1, processors=132, promoted=promoted)
-        D = symmetric_product(A, A, tiling=tiling)
+    for choices in (TILINGS, PROMOTED_TILINGS):
+        chosen = choose_tiling(n, 1, processors=132, choices=choices)
+        D = symmetric_product(A, A, tiling=chosen)
         exact = A.double() @ A.double().mT
         assert error(D, exact) <= 2 * error(A @ A.mT, exact)
         assert torch.equal(D, D.mT)

@@ -58,6 +58,6 @@ def test_the_measured_best_tiling_is_chosen(n: int, batches: int, block: int, ta
 
 
 def test_a_promoted_accumulator_is_chosen_on_request() -> None:
-    assert choose_tiling(2048, 1, processors=H100, promoted=True) == PROMOTED[1]
-    assert choose_tiling(4096, 1, processors=H100, promoted=True) == PROMOTED[0]
+    assert choose_tiling(2048, 1, processors=H100, choices=PROMOTED) == PROMOTED[1]
+    assert choose_tiling(4096, 1, processors=H100, choices=PROMOTED) == PROMOTED[0]
     assert all(tiling.promote_k % tiling.block_k == 0 for tiling in PROMOTED)
