@@ -85,7 +85,10 @@ class Search:
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """Mean and largest orthogonality error over inputs of one kind that the search has not seen, beside the start's."""
+    """Mean and largest orthogonality error over inputs of one kind that the search has not seen, beside the start's.
+
+    The start is cut to as many steps; its last one is repeated where it has fewer.
+    """
 
     kind: str
     mean: float

@@ -24,7 +24,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from scipy.optimize import Bounds, differential_evolution
 
-from iroot.coefficients import MadeFor, NamedTable, OddQuintic
+from iroot.coefficients import MadeFor, OddQuintic
 from iroot.errors import InvalidInputError, UnknownNameError
 from iroot.minimax import Array
 from iroot.table_files import HeldOut, find_table
@@ -225,11 +225,11 @@ def orthogonality(triples: Array, spectra: Spectra) -> Array:
 
 
 def held_out(
-    table: tuple[OddQuintic, ...], start: NamedTable, sample: Sample, made_for: MadeFor
+    table: tuple[OddQuintic, ...], start: tuple[OddQuintic, ...], sample: Sample, made_for: MadeFor
 ) -> tuple[HeldOut, ...]:
-    """Both tables on inputs that no search sees, kind by kind."""
+    """Both compositions on inputs that no search sees, kind by kind."""
     spectra = draw(sample, made_for, "held out")
-    found, before = (orthogonality(np.array([triples]), spectra)[0] for triples in (table, start.take()))
+    found, before = (orthogonality(np.array([triples]), spectra)[0] for triples in (table, start))
     rows = []
     for kind in sample.kinds:
         chosen = np.array([label.kind == kind for label in spectra.labels])

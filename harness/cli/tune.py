@@ -150,20 +150,19 @@ def polar(
     """Search quintics that leave sampled spectra nearest to orthogonal, by differential evolution.
 
     The search is kept after every generation in FILE.toml.state.json: the same command goes on where it was ended. The
-    result is judged on other seeds and shapes, beside the table it started from.
+    result is judged on every kind of input with other seeds and shapes, beside as many steps of the start.
 
     Example:
 
         iroot tune polar mine.toml --made-for square --steps 3 --start jiacheng_you --generations 200
     """
-    from iroot.table_files import find_table
     from iroot.tuning import PolarSearch, Settings, run
     from iroot.tuning import held_out as judged
-    from iroot.tuning_inputs import Sample
+    from iroot.tuning_inputs import KINDS, Sample
 
     _writable(output)
     sample = Sample(kinds=_words(kinds), shapes=_shapes(shapes, "--shapes"), samples=samples, seed=seed)
-    unseen = Sample(kinds=sample.kinds, shapes=_shapes(held_out, "--held-out"), samples=samples, seed=seed)
+    unseen = Sample(kinds=tuple(KINDS), shapes=_shapes(held_out, "--held-out"), samples=samples, seed=seed)
     settings = Settings(sample=sample, made_for=made_for.value, start=start, steps=steps, objective=objective.value,
                         spread=spread, population=population, seed=seed)  # fmt: skip
     kept = state or output.with_name(output.name + ".state.json")
@@ -173,7 +172,7 @@ def polar(
     options = {"made-for": made_for.value, "steps": steps, "start": start, "objective": objective.value,
                "generations": end.generation, "population": population, "spread": spread, "kinds": kinds,
                "shapes": shapes, "held-out": held_out, "samples": samples, "seed": seed}  # fmt: skip
-    rows = judged(end.best(), find_table(start), unseen, settings.made_for)
+    rows = judged(end.best(), settings.start_coefficients(), unseen, settings.made_for)
     table = _write_polar(output, settings, end, rows, _provenance("polar", output, options))
     kept.unlink(missing_ok=True)
     _print_polar(output, table, rows, end, json=json)

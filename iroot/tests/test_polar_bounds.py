@@ -101,3 +101,13 @@ def test_one_graph_for_torch_compile() -> None:
     torch.compiler.reset()
     compiled = torch.compile(lambda G: SPEC.function(Operands(A=G), ops, options), fullgraph=True, backend="eager")
     assert torch.equal(compiled(A), SPEC.function(Operands(A=A), ops, options))
+
+
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="emulated precisions are for machines without the unit")
+def test_the_shipped_three_steps() -> None:
+    """By name alone: steps and normalisation are the table's."""
+    spec, ops = get_method("polar", "newton_schulz"), make_ops("bf16_emulated", DEVICE)
+    options = spec.make_options({"coefficients": "square_3"})
+    assert (options.recipe().normalisation, len(options.recipe().coefficients)) == ("square", 3)
+    A = ops.cast(torch.randn(1024, 1024, generator=torch.Generator().manual_seed(0)))
+    assert orthogonality(spec.function(Operands(A=A), ops, options)) < 0.19
