@@ -24,13 +24,19 @@ def cholesky(operands: Operands, ops: Ops, options: NoOptions) -> Tensor:
             f"cholesky solves A Z = B, p = 1, got p={operands.p}; use eigh or hybrid for other roots"
         )
     B = _spd.right_hand_side(operands).to(ops.storage)
-    L, failed_at = torch.linalg.cholesky_ex(_spd.damped(operands).to(ops.storage))
+    return torch.cholesky_solve(B, factorised(operands, ops.storage)).to(operands.A.dtype)
+
+
+def factorised(operands: Operands, dtype: torch.dtype) -> Tensor:
+    """L of A + eps I = L L^T; raises InvalidInputError where it is not positive definite in `dtype`."""
+    L: Tensor
+    L, failed_at = torch.linalg.cholesky_ex(_spd.damped(operands).to(dtype))
     if bool(failed_at.any()):
         order = int(failed_at.max())
         raise InvalidInputError(
             f"A + eps I must be positive definite, but its leading minor of order {order} is not; raise eps"
         )
-    return torch.cholesky_solve(B, L).to(operands.A.dtype)
+    return L
 
 
 def flops(workload: Workload, options: NoOptions) -> float:

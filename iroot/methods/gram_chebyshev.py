@@ -13,7 +13,7 @@ from iroot.methods.apply_chebyshev import ChebyshevOptions, find_polynomial
 from iroot.minimax import Minimax
 from iroot.ops import Ops
 from iroot.options import check_target
-from iroot.precision import FLOATING, get_precision
+from iroot.precision import FLOATING, SPLIT, get_precision
 from iroot.registry import MethodSpec, Operands, Workload, register
 from iroot.scaling import Scaling
 from iroot.schedules import SMALLEST_LOWER
@@ -123,13 +123,14 @@ def _planned(workload: Workload, options: GramChebyshevOptions) -> Minimax:
 def flops(workload: Workload, options: GramChebyshevOptions) -> float:
     """Two products m x n x k per degree; those of the bound, with single vectors, are left out."""
     assert workload.k is not None
-    return workload.batch * _planned(workload, options).degree * 4.0 * workload.m * workload.n * workload.k
+    products = workload.batch * get_precision(workload.precision).products * _planned(workload, options).degree
+    return products * 4.0 * workload.m * workload.n * workload.k
 
 
 def accuracy(workload: Workload, options: GramChebyshevOptions) -> float | None:
-    """The polynomial's error plus amplified rounding, in 16 bits three times that of the coupled iterations."""
-    short = get_precision(workload.precision).unit_roundoff > 1e-5
-    rounding = _spd.amplified_rounding(workload, growth=1.0 if short else 3.0)
+    """The polynomial's error plus amplified rounding, of the operands three times that of the coupled iterations."""
+    growth = _spd.rounding_growth(workload.precision, operands=1.0)
+    rounding = _spd.amplified_rounding(workload, growth=growth)
     return None if rounding is None else rounding + _planned(workload, options).error
 
 
@@ -139,7 +140,7 @@ register(
         task="gram_apply",
         function=gram_chebyshev,
         options=GramChebyshevOptions,
-        precisions=FLOATING,
+        precisions=FLOATING + SPLIT,
         flops=flops,
         bytes_moved=_gram.gram_bytes,
         accuracy=accuracy,

@@ -7,7 +7,7 @@ from torch import Tensor
 from iroot.methods import _gram
 from iroot.methods._gram import GramOptions
 from iroot.ops import Ops
-from iroot.precision import FLOATING
+from iroot.precision import FLOATING, SPLIT
 from iroot.registry import MethodSpec, Operands, Workload, register
 
 
@@ -55,7 +55,7 @@ register(
         task="gram_apply",
         function=gram_dense,
         options=GramOptions,
-        precisions=FLOATING,
+        precisions=FLOATING + SPLIT,
         flops=flops,
         bytes_moved=_gram.gram_bytes,
         accuracy=accuracy,

@@ -10,6 +10,7 @@ from iroot.errors import InvalidInputError
 from iroot.methods import _coupled, _gram, _spd, gram_dense
 from iroot.methods._gram import GramOptions
 from iroot.ops import Ops
+from iroot.precision import SPLIT
 from iroot.registry import MethodSpec, Operands, Workload, register
 
 
@@ -131,7 +132,7 @@ register(
         task="gram_apply",
         function=gram_dual,
         options=GramOptions,
-        precisions=("fp64", "fp32", "tf32"),
+        precisions=("fp64", "fp32", "tf32", *SPLIT),
         flops=flops,
         bytes_moved=_gram.gram_bytes,
         accuracy=accuracy,

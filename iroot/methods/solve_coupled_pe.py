@@ -15,7 +15,7 @@ from iroot.methods.coupled_pe import coupled_pe, planned_schedule
 from iroot.methods.coupled_pe import flops as root_flops
 from iroot.ops import Ops, make_ops
 from iroot.options import ScheduleOptions, check_target
-from iroot.precision import FLOATING
+from iroot.precision import FLOATING, SPLIT
 from iroot.registry import MethodSpec, Operands, Workload, register
 
 LARGEST_CONTRACTION = 0.3
@@ -178,7 +178,7 @@ register(
         task="solve",
         function=solve_coupled_pe,
         options=SolveOptions,
-        precisions=FLOATING,
+        precisions=FLOATING + SPLIT,
         flops=flops,
         bytes_moved=_spd.apply_bytes,
         accuracy=accuracy,

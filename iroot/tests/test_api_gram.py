@@ -192,3 +192,16 @@ def test_nan_and_bounds_that_do_not_hold_are_reported() -> None:
     hard = iroot.solve_gram_spd(posed(40, 30, 1e6), columns(30, 2), 2, lower=0.3)
     assert hard.termination is Termination.ABOVE_RTOL
     assert hard.estimated_error > 3e-3
+
+
+@pytest.mark.parametrize(("method", "shape"), [("dense", (20, 12)), ("dual", (12, 40)), ("chebyshev", (20, 12))])
+@pytest.mark.parametrize("p", [1, 4])
+def test_recorded_calls_follow_their_operands(method: str, shape: tuple[int, int], p: int) -> None:
+    workspace = Workspace()
+    for seed in range(4):
+        G, B = posed(*shape, 20.0, seed=seed), columns(shape[1], 3, seed=seed)
+        result = iroot.solve_gram_spd(G, B, p, eps=0.1, method=method, workspace=workspace)
+        assert result.bounds.source == ("workspace" if seed else "measured")
+        assert distance(result.value, exact(G, B, p, 0.1)) <= 3e-3
+        assert result.termination is Termination.CONVERGED
+    assert len(workspace) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from iroot.errors import InvalidInputError, UnsupportedError
 from iroot.methods._spd import Interval
@@ -152,3 +153,43 @@ def test_cholesky_names_the_minor_that_is_not_positive_definite() -> None:
     spec = get_method("inverse_apply", "cholesky")
     with pytest.raises(InvalidInputError, match=r"leading minor of order 3 is not; raise eps"):
         spec.function(Operands(A=A, B=torch.ones(4, 1), p=1), make_ops("fp32", A.device), spec.options())
+
+
+def test_a_kept_factor_follows_the_matrix_and_not_its_address() -> None:
+    spec = get_method("inverse_apply", "cholesky_reused")
+    A, B = posed(24, 5, 1e3)
+    for eps in (0.0, 0.1, 0.0):
+        assert distance(run(spec, "fp64", Operands(A=A, B=B, p=1, eps=eps)), exact(A, B, 1, eps)) < 1e-10
+    A.mul_(3.0)
+    assert distance(run(spec, "fp64", Operands(A=A, B=B, p=1)), exact(A, B, 1)) < 1e-10
+    for seed in range(20):  # more than are kept, and memory that is used again
+        A, B = posed(24, 5, 1e3, seed=seed)
+        assert distance(run(spec, "fp64", Operands(A=A, B=B, p=1)), exact(A, B, 1)) < 1e-10
+    with torch.inference_mode():
+        changing = A.clone()
+        for scale in (1.0, 2.0):
+            changing.mul_(scale)
+            Z = run(spec, "fp64", Operands(A=changing, B=B, p=1))
+            assert distance(Z, exact(changing, B, 1)) < 1e-10
+    with pytest.raises(InvalidInputError, match=r"must be positive definite.*raise eps"):
+        run(spec, "fp64", Operands(A=A - torch.eye(24), B=B, p=1))
+    with pytest.raises(InvalidInputError, match="p = 1, got p=2"):
+        run(spec, "fp64", Operands(A=A, B=B, p=2))
+
+
+def test_later_calls_do_no_factorisation() -> None:
+    spec = get_method("inverse_apply", "cholesky_reused")
+    A, B = posed(24, 5, 1e3)
+    names: list[str] = []
+
+    class Calls(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            names.append(getattr(func, "__name__", ""))
+            return func(*args, **(kwargs or {}))
+
+    for count in (1, 1, 1):
+        with Calls():
+            run(spec, "fp64", Operands(A=A, B=B, p=1))
+        assert names.count("linalg_cholesky_ex") == count
+    work = Workload(m=30, n=30, k=5, batch=2, p=1, precision="fp64")
+    assert spec.flops(work, spec.options()) == 2 * 2 * 900 * 5
