@@ -195,3 +195,24 @@ def keeps_state(A: Tensor) -> Tensor:
 def test_what_a_replay_could_not_repeat_is_refused(call: Callable[[Tensor], Tensor]) -> None:
     with pytest.raises(CannotRecordError):
         record_memory(call, (posed(0),))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_repeated_call_on_a_gpu_allocates_nothing(precision: str) -> None:
+    workspace, B = Workspace(), torch.ones(20, 3, device="cuda")
+
+    def each(A: Tensor) -> list[Result]:
+        return [
+            iroot.inverse_root(A, 2, lower=1e-2, rtol=0.1, precision=precision, workspace=workspace),
+            iroot.solve_spd(A, B, 2, lower=1e-2, rtol=0.1, precision=precision, workspace=workspace),
+            iroot.polar(A, rtol=0.1, precision=precision, workspace=workspace),
+        ]
+
+    first, second = posed(0).cuda(), posed(1).cuda()
+    each(first)
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_stats()["allocation.all.allocated"]
+    results = each(second)
+    assert torch.cuda.memory_stats()["allocation.all.allocated"] == before
+    assert [result.termination for result in results] == [Termination.CONVERGED] * 3
