@@ -15,10 +15,12 @@ from iroot.precision import PRECISIONS
 from iroot.registry import TASKS, methods
 
 KINDS: tuple[DeviceKind, ...] = ("cuda", "cpu")
-EVERY = [(name, kind) for name in ("production", "quick", "reference", "smoke") for kind in KINDS]
+EVERY = [(name, kind) for name in ("accuracy", "production", "quick", "reference", "smoke") for kind in KINDS]
 
 NOT_IN_QUICK = {"gram_apply", "solve"}
 """Tasks that the gate does without: `production` has them."""
+PARTIAL = ("accuracy", "reference")
+"""Manifests of a question that not every task has."""
 
 
 @cache
@@ -36,7 +38,7 @@ def has_unit(kind: DeviceKind, precision: str) -> bool:
 
 
 def test_the_shipped_manifests() -> None:
-    assert shipped_manifests() == ("production", "quick", "reference", "smoke")
+    assert shipped_manifests() == ("accuracy", "production", "quick", "reference", "smoke")
 
 
 @pytest.mark.parametrize("name", shipped_manifests())
@@ -59,6 +61,8 @@ def test_says_its_name_and_what_it_is_and_round_trips(name: str) -> None:
         ("production", "cpu", 150, 370),
         ("reference", "cuda", 60, 120),
         ("reference", "cpu", 10, 40),
+        ("accuracy", "cuda", 1500, 2100),
+        ("accuracy", "cpu", 900, 1300),
     ],
 )
 def test_number_of_cases(name: str, kind: DeviceKind, least: int, most: int) -> None:
@@ -67,7 +71,13 @@ def test_number_of_cases(name: str, kind: DeviceKind, least: int, most: int) -> 
 
 @pytest.mark.parametrize(
     ("name", "kind", "launch_s", "total_s"),
-    [("smoke", "cpu", 4, 20), ("quick", "cpu", 10, 90), ("quick", "cuda", 15, 120), ("production", "cuda", 60, 900)],
+    [
+        ("smoke", "cpu", 4, 20),
+        ("quick", "cpu", 10, 90),
+        ("quick", "cuda", 15, 120),
+        ("production", "cuda", 60, 900),
+        ("accuracy", "cpu", 60, 120),
+    ],
 )
 def test_estimated_time_is_within_the_budget(name: str, kind: DeviceKind, launch_s: float, total_s: float) -> None:
     expected = estimate(planned(name, kind), launches=load_manifest(name).launches, device_kind=kind)
@@ -75,7 +85,7 @@ def test_estimated_time_is_within_the_budget(name: str, kind: DeviceKind, launch
     assert expected.total_s < total_s
 
 
-@pytest.mark.parametrize(("name", "kind"), EVERY)
+@pytest.mark.parametrize(("name", "kind"), [pair for pair in EVERY if pair != ("accuracy", "cuda")])
 def test_no_method_refuses_a_case(name: str, kind: DeviceKind) -> None:
     refused = [item.case.case_id for item in planned(name, kind) if call_seconds(item.case, kind) is None]
     assert refused == []
@@ -87,8 +97,8 @@ def test_every_case_has_a_precision_the_kind_of_device_has(name: str, kind: Devi
     assert [precision for precision in names if not has_unit(kind, precision)] == []
 
 
-@pytest.mark.parametrize(("name", "kind"), [pair for pair in EVERY if pair[0] != "reference"])
-def test_all_but_the_reference_manifest_meet_every_task(name: str, kind: DeviceKind) -> None:
+@pytest.mark.parametrize(("name", "kind"), [pair for pair in EVERY if pair[0] not in PARTIAL])
+def test_all_but_references_and_accuracy_meet_every_task(name: str, kind: DeviceKind) -> None:
     left_out = NOT_IN_QUICK if name == "quick" else set()
     assert {item.case.task for item in planned(name, kind)} == set(TASKS) - left_out
 
@@ -137,3 +147,30 @@ def test_samples_per_launch(name: str, kind: DeviceKind) -> None:
     if name == "quick" or (name, kind) == ("production", "cuda"):
         few = [item.case for item in planned(name, kind) if item.timing.samples < 30]
         assert {case.method for case in few} <= {"eigh", "svd"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_accuracy_covers_every_method_and_precision_at_every_condition_number(kind: DeviceKind) -> None:
+    """Of the tasks that amplify rounding. INT4 diverges at random, and Chebyshev's degree has a limit."""
+    covered = {(case.task, case.method, case.precision, case.problem) for case in cases("accuracy", kind)}
+    wanted = {
+        (spec.task, spec.name, precision, f"logspace_1e{exponent}")
+        for spec in methods()
+        if spec.task not in ("gemm", "copy")
+        for precision in spec.precisions
+        if has_unit(kind, precision) and precision != "int4_sim"
+        for exponent in range(1, 9)
+    }
+    missing = {each for each in wanted - covered if each[1] != "chebyshev"}
+    assert missing == set()
+    assert {each[3] for each in covered if each[1] == "chebyshev"} >= {
+        f"logspace_1e{exponent}" for exponent in range(1, 5)
+    }
+
+
+def test_accuracy_expects_overflow_of_16_bit_operands_alone() -> None:
+    for kind in KINDS:
+        expected = [item.case for item in planned("accuracy", kind) if item.expect == "nonfinite"]
+        assert expected
+        assert {case.precision.removesuffix("_emulated") for case in expected} <= {"bf16", "fp16", "bf16x3"}
+        assert "graded_pe" not in {case.method for case in expected}
