@@ -7,6 +7,7 @@ the arithmetic made. Beside them stand the extremes of the same recurrence witho
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -15,11 +16,11 @@ from pydantic import Field
 from harness.errors import UsageError
 from harness.judge.problems import get_problem, pose
 from harness.records import Case, Mode, OptionValue, Record
-from iroot.coefficients import named_table
 from iroot.iterates import BASELINE, Trajectory, trace, trace_quintics
 from iroot.ops import make_ops
 from iroot.registry import Operands, get_method
 from iroot.spectrum import spectral_state
+from iroot.table_files import find_table
 
 LARGEST_N = 2048
 """A float64 eigendecomposition of every iterate takes minutes on a CPU beyond it."""
@@ -29,6 +30,7 @@ class SpectralRequest(Record):
     """What to look at: a method with its options, or a table of odd quintics (p = 2), on one posed matrix.
 
     lower: smallest over largest eigenvalue, as told to the methods; None: what the problem's caller knows.
+    table: a published or shipped one by name, or a file of `iroot tune polar`.
     steps: of the table; None: all.
     """
 
@@ -47,7 +49,8 @@ class SpectralRequest(Record):
     def slug(self) -> str:
         """A file name: what, where, and eight hex digits over all of it."""
         digest = hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:8]
-        return f"{self.table or self.method}-{self.precision}-p{self.p}-{self.problem}-n{self.n}-{digest}"
+        subject = Path(self.table).stem if self.table else self.method
+        return f"{subject}-{self.precision}-p{self.p}-{self.problem}-n{self.n}-{digest}"
 
 
 class SpectralStep(Record):
@@ -111,7 +114,7 @@ def spectral_report(request: SpectralRequest) -> SpectralReport:
     if request.table is None:
         found, name = trace(request.method, operands, ops, _options(request)), request.method
     else:
-        found, name = trace_quintics(named_table(request.table).take(request.steps), operands, ops), request.table
+        found, name = trace_quintics(find_table(request.table).take(request.steps), operands, ops), request.table
     values = torch.linalg.eigvalsh(operands.A.double()) + operands.eps
     return SpectralReport(
         request=request,
