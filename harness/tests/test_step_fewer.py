@@ -15,7 +15,7 @@ from harness.sweep import plan
 from harness.tests.in_process import plan_in_process
 from harness.tests.test_gate_cli import library
 from harness.worker import QUALITY_LAUNCH, Worker
-from iroot.registry import get_method
+from iroot.registry import Workload, get_method
 
 TINY = """
 name = "tiny"
@@ -37,15 +37,22 @@ precision = "fp32"
 n = 32
 problem = "gaussian"
 """
-DEFAULT = "    steps: int = 5\n"
+WHOLE = "    return polar_factor(operands, ops, options.recipe())\n"
+SHORTER = """
+    recipe = options.recipe()
+    shorter = Recipe(coefficients=recipe.coefficients[:-1], normalisation=recipe.normalisation)
+    return polar_factor(operands, ops, shorter)
+"""
 
 
 def steps(planned: PlannedCase) -> int | None:
-    """How many steps a case's method takes, where that is an option of its."""
+    """How many steps a case's method takes, where their number is an option."""
     case = planned.case
-    options = get_method(case.task, case.method).make_options(dict(case.options))
-    found = getattr(options, "steps", None)
-    return found if isinstance(found, int) else None
+    spec = get_method(case.task, case.method)
+    options = spec.make_options(dict(case.options))
+    if spec.steps is None or not hasattr(options, "steps"):
+        return None
+    return spec.steps(Workload(m=case.m, n=case.n, precision=case.precision, batch=case.batch), options)
 
 
 def judged(worker: Worker, planned: PlannedCase) -> CaseSummary:
@@ -102,14 +109,14 @@ class TestFaster:
         assert (case["ruling"], case["row"]["verdict"]) == ("failed", "trade")
 
 
-def test_a_changed_default_of_the_library_is_less_accurate_in_an_ab_of_real_workers(
+def test_a_library_that_leaves_the_last_step_out_is_less_accurate_in_an_ab_of_real_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The candidate's own source says four steps instead of five; one pair of launches leaves its time open."""
+    """The change is in the candidate's own source; one pair of launches leaves its time open."""
     candidate = library(tmp_path / "candidate", "")
     source = candidate / "iroot" / "methods" / "newton_schulz.py"
-    assert source.read_text().count(DEFAULT) == 1
-    source.write_text(source.read_text().replace(DEFAULT, DEFAULT.replace("5", "4")))
+    assert source.read_text().count(WHOLE) == 1
+    source.write_text(source.read_text().replace(WHOLE, SHORTER))
     manifest = tmp_path / "tiny.toml"
     manifest.write_text(TINY.format(method="newton_schulz"))
     monkeypatch.setattr("harness.arm_plan._ask", plan_in_process)  # both libraries serve the same cases
