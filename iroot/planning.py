@@ -24,7 +24,7 @@ ASSUMED_LOWER = {"inverse_root": 1e-6, "inverse_apply": 1e-6, "gram_apply": 1e-6
 _AUTO = {
     "inverse_root": ("coupled_pe", "graded_pe"),
     "inverse_apply": ("coupled_pe", "chebyshev", "graded_pe", "hybrid"),
-    "gram_apply": ("dense", "dual", "chebyshev"),
+    "gram_apply": ("chebyshev", "dense", "dual"),
     "solve": ("coupled_pe", "lu"),
     "polar": ("polar_express",),
 }

@@ -74,6 +74,14 @@ def test_auto_takes_the_cheapest_of_the_three_ways() -> None:
     assert iroot.solve_gram_spd(flat, columns(120, 1), 2, eps=1e-9, rtol=1e-9).method == "svd"
 
 
+def test_what_no_method_serves_in_the_named_precision_is_still_computed() -> None:
+    """Not by Chebyshev's polynomial, whose degree would be out of reach."""
+    G, B = posed(40, 24, 1e6), columns(24, 2)
+    result = iroot.solve_gram_spd(G, B, 1, eps=4e-6, rtol=1e-3, precision="fp16_emulated")
+    assert (result.method, result.stated_accuracy) == ("dense", None)
+    assert result.termination in (Termination.CONVERGED, Termination.ABOVE_RTOL)
+
+
 def test_the_dual_side_is_the_right_side_of_the_transpose() -> None:
     G, B = posed(12, 30, 50.0, batch=(2,)), columns(12, 3, batch=(2,))
     dual = iroot.solve_gram_spd(G, B, 4, side="dual")
