@@ -164,6 +164,16 @@ def test_cheapest_degrees_reach_the_target_with_fewer_products(name: str, p: int
     assert spec.accuracy(workload, cheapest) is not None
 
 
+def test_cheapest_degrees_are_a_constant_for_torch_compile() -> None:
+    spec, ops, A = get_method("inverse_root", "coupled_pe"), make_ops("fp32", CPU), posed(24, 30.0).float()
+    options = spec.make_options({"degrees": "cheapest"})
+    torch.compiler.reset()
+    compiled = torch.compile(
+        lambda A: spec.function(Operands(A=A, p=2, lower=0.033), ops, options), fullgraph=True, backend="eager"
+    )
+    assert torch.equal(compiled(A), spec.function(Operands(A=A, p=2, lower=0.033), ops, options))
+
+
 @pytest.mark.parametrize("scaling", ["frobenius", "trace", "gershgorin", "square", "power_iteration"])
 def test_coupled_pe_with_every_scaling(scaling: str) -> None:
     spec = get_method("inverse_root", "coupled_pe")

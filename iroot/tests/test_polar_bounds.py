@@ -111,3 +111,16 @@ def test_the_shipped_three_steps() -> None:
     assert (options.recipe().normalisation, len(options.recipe().coefficients)) == ("square", 3)
     A = ops.cast(torch.randn(1024, 1024, generator=torch.Generator().manual_seed(0)))
     assert orthogonality(spec.function(Operands(A=A), ops, options)) < 0.19
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", SERVED)
+def test_capture_in_a_cuda_graph(precision: str) -> None:
+    from iroot.tests.test_ops import capture
+
+    ops, options = make_ops(precision, DEVICE), SPEC.make_options(THREE_STEPS)
+    A = ops.cast(torch.randn(256, 128, generator=torch.Generator().manual_seed(0)).to(DEVICE))
+    with ops.arithmetic():
+        expected = SPEC.function(Operands(A=A), ops, options)
+        replayed = capture(lambda: SPEC.function(Operands(A=A), ops, options))
+    torch.testing.assert_close(replayed, expected, rtol=0, atol=0, equal_nan=True)
