@@ -14,10 +14,10 @@ repeat bit for bit. Three forms of one kernel, each for tiles on or below the di
 
 Tensor cores cut their running sum off towards zero, an error relative to the largest eigenvalues that shows on the
 smallest. Most of it is one shift of the diagonal, and the trace is known beforehand: tiles on the diagonal leave what
-they lost of it, and whoever reads Y adds that to its scalar. Y W moves small eigenvalues, k = n = 2048, p = 2, by 2.6e-5
-in the first step, where they start at 3e-3, and by less than 6e-7 with the trace put right; in the second, where
-they start at 2.8e-2, by 1.7e-4, by 9.6e-5 with the trace, and by 1.3e-5 if the accumulator is promoted every 512 columns too
-(H100, float16, 2026-11-22).
+they lost of it, and whoever reads Y adds that to its scalar. Y W moves small eigenvalues, k = n = 2048, p = 2, by
+2.6e-5 in the first step, where they start at 3e-3, and by less than 6e-7 with the trace put right; in the second,
+where they start at 2.8e-2, by 1.7e-4, by 9.6e-5 with the trace, and by 1.3e-5 if the accumulator is promoted every
+512 columns too (H100, float16, 2026-11-22).
 """
 
 from __future__ import annotations
@@ -259,6 +259,7 @@ def begin_kernel(
     divisor = mean
     if scale is not None:
         divisor = tl.load(scale + batch)
+    divisor = tl.where(divisor == 0.0, 1.0, divisor)  # of a zero matrix
     inverse = 1.0 / divisor
     mean_word = mean * inverse
     row = block * ROWS + tl.arange(0, ROWS)[:, None]

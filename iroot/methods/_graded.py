@@ -38,7 +38,7 @@ class GradedOptions:
             the step that 0.03 adds takes the error from 1e-2 to 8e-4.
         scaling: name of the normalisation (`iroot.scaling`).
         promote_k: columns of Y W after which a tensor core's sum is added to a float32 one, 0 for never, else at
-            least 16.
+            least 16. Fused kernels take 512 and restore the trace; 0 also does without them.
     """
 
     target: float = 2e-4
@@ -123,6 +123,11 @@ class Graded:
         """(b I + B) Z for a block Z (..., n, k) in float32, rounded over its largest entry."""
         size = Z.abs().amax((-2, -1), keepdim=True).clamp_min(1e-30)
         return self.ops.matmul_wide(B.word, self.ops.cast(Z / size)).to(Z.dtype).mul_(size).addcmul_(B.shift, Z)
+
+    def apply_matrix(self, X: Tensor, Z: Tensor) -> Tensor:
+        """X Z for X in float32 of any size, over its largest entry."""
+        size = X.abs().amax((-2, -1), keepdim=True).clamp_min(1e-30)
+        return self.apply(self.split(X / size), Z).mul_(size)
 
     def multiplier(self, Y: Tensor, step: Step) -> Word:
         """B = q(Y) = c_0 I + c_1 Z + c_2 (2 Z^2 - I), Z = (2 Y - u - l) / (u - l)."""

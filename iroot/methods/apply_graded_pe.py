@@ -7,7 +7,7 @@ from torch import Tensor
 from iroot.methods import _spd
 from iroot.methods._graded import Graded, GradedOptions, find_schedule, step_products
 from iroot.methods.apply_coupled_pe import applies_factors
-from iroot.methods.graded_pe import accuracy, planned_schedule
+from iroot.methods.graded_pe import accuracy, fused_root, planned_schedule
 from iroot.ops import Ops
 from iroot.registry import MethodSpec, Operands, Workload, register
 from iroot.scaling import get_scaling
@@ -16,19 +16,24 @@ from iroot.scaling import get_scaling
 def apply_graded_pe(operands: Operands, ops: Ops, options: GradedOptions) -> Tensor:
     """Z = (A + eps I)^(-1/p) B by the iteration of `graded_pe`, in the cheaper of two ways.
 
-    Every factor B_t is applied to the block as it comes, or, where the block is wider than about n / 2, X = B_1 B_2
-    ... is formed and applied once. The block is held in float32 and rounded, over its largest entry, for each product;
-    the scalar part of a factor is applied exactly.
+    Where `ops` forms X in fused kernels, X is formed and applied. Else every factor B_t is applied to the block as it
+    comes, or, where the block is wider than about n / 2, X = B_1 B_2 ... is formed and applied once. The block is
+    held in float32 and rounded, over its largest entry, for each product; the scalar part of a factor is applied
+    exactly.
 
     Error in float16: 1e-3 for kappa 1e2 to 1e5 and columns that are not special to A. A column in the span of the
     largest eigenvectors alone is amplified little, the rounding of its block by up to kappa^(1/p).
     """
     p = _spd.root(operands)
     columns = _spd.unrounded_columns(operands)
+    graded = Graded(ops, options.promote_k)
+    fused = fused_root(operands, ops, options)
+    if fused is not None:
+        return graded.apply_matrix(fused, columns.Z).mul_(columns.scale).to(operands.A.dtype)
     A = _spd.damped(operands)
     scale = get_scaling(options.scaling).function(A, ops)
     schedule = find_schedule(_spd.interval_of(operands, scale, options.scaling), p, options)
-    graded, Y = Graded(ops, options.promote_k), A / scale
+    Y = A / scale
     taken_off = 1.0
     Z = columns.Z
     if applies_factors(len(schedule.steps), *Z.shape[-2:]):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from iroot.coefficients import OddQuintic
 from iroot.errors import InvalidInputError
+from iroot.graded_steps import word_steps
 from iroot.methods._constant import host_constant
 from iroot.methods._graded import Graded, step_products
 from iroot.methods._operands import require_matrix
@@ -84,11 +85,21 @@ def graded_gram(operands: Operands, ops: Ops, options: GradedGramOptions) -> Ten
     # ||X||_F = r^(1/2) keeps X in float16's range at any size.
     X = normalise(X, Recipe(coefficients=(), margin=X.shape[-2] ** -0.5), ops)
     R = ops.matmul_wide(X, X.mT)
-    graded = Graded(ops, options.promote_k)
-    bound = _upper_bound(R, graded) * (1.0 + 4.0 * ops.precision.unit_roundoff)
-    Q, taken_off = graded.inverse_root((0.5 * (R + R.mT)) / bound, options.schedule(ops.precision.unit_roundoff))
-    U = graded.apply(graded.split(Q), X.to(R.dtype)) / (bound.sqrt() * taken_off)
+    graded, schedule = Graded(ops, options.promote_k), options.schedule(ops.precision.unit_roundoff)
+    Q = _fused_root(R, ops, schedule, options)
+    if Q is not None:
+        U = graded.apply_matrix(Q, X.to(R.dtype))
+    else:
+        bound = _upper_bound(R, graded) * (1.0 + 4.0 * ops.precision.unit_roundoff)
+        Q, taken_off = graded.inverse_root((0.5 * (R + R.mT)) / bound, schedule)
+        U = graded.apply(graded.split(Q), X.to(R.dtype)) / (bound.sqrt() * taken_off)
     return ops.cast(U.mT if tall else U).to(G.dtype)
+
+
+def _fused_root(R: Tensor, ops: Ops, schedule: Schedule, options: GradedGramOptions) -> Tensor | None:
+    """R^(-1/2) by fused kernels, or None. ||R^2||^(1/2) <= ||R|| in both norms, so the square alone bounds R."""
+    bound = ops.square_bound(R, eps=0.0) if options.promote_k else None
+    return None if bound is None else ops.graded_root(R, bound, word_steps(schedule), p=2, eps=0.0)
 
 
 def _upper_bound(R: Tensor, graded: Graded) -> Tensor:

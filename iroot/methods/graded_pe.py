@@ -15,7 +15,7 @@ from iroot.registry import MethodSpec, Operands, Workload, register
 from iroot.scaling import get_scaling
 from iroot.schedules import Schedule
 
-__all__ = ["GradedOptions", "accuracy", "flops", "graded_pe", "planned_schedule"]
+__all__ = ["GradedOptions", "accuracy", "flops", "fused_root", "graded_pe", "planned_schedule"]
 
 
 def graded_pe(operands: Operands, ops: Ops, options: GradedOptions) -> Tensor:
@@ -26,7 +26,7 @@ def graded_pe(operands: Operands, ops: Ops, options: GradedOptions) -> Tensor:
     Error in float16, p = 2: 1e-3 for kappa 1e2 to 1e5; the residual X^p A - I is larger than that suggests (up to 2).
     """
     p = _spd.root(operands)
-    fused = _fused(operands, ops, options, p)
+    fused = fused_root(operands, ops, options)
     if fused is not None:
         return fused
     A = _spd.damped(operands)
@@ -36,8 +36,9 @@ def graded_pe(operands: Operands, ops: Ops, options: GradedOptions) -> Tensor:
     return _spd.restore(X, scale * taken_off**p, p, operands.A.dtype)
 
 
-def _fused(operands: Operands, ops: Ops, options: GradedOptions, p: int) -> Tensor | None:
-    """The same by kernels that do all the elementwise work in their epilogues, where `ops` has them."""
+def fused_root(operands: Operands, ops: Ops, options: GradedOptions) -> Tensor | None:
+    """`graded_pe` by kernels that do all the elementwise work in their epilogues; None where `ops` has none."""
+    p = _spd.root(operands)
     if options.scaling != "square" or options.promote_k == 0:
         return None
     scale = ops.square_bound(operands.A, eps=operands.eps)

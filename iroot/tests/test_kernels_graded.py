@@ -12,12 +12,19 @@ from torch import Tensor
 from iroot.errors import InvalidInputError
 from iroot.graded_steps import WordStep, word_steps
 from iroot.kernels.tiling import Tiling
+from iroot.methods._graded import GradedOptions
+from iroot.methods.graded_pe import fused_root
+from iroot.precision import Precision, get_precision
+from iroot.registry import Operands, get_method
 from iroot.schedules import Design, schedule_for
+from iroot.torch_ops import FloatingOps
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type == "cpu":  # read when the kernels are defined, and again when they run
     os.environ["TRITON_INTERPRET"] = "1"
+from iroot import triton_ops  # noqa: E402
 from iroot.kernels.graded_root import GradedPlan, graded_root, square_bound  # noqa: E402
+from iroot.triton_ops import TritonOps  # noqa: E402
 
 TINY = Tiling(block=32, tail=16, block_k=32, warps=4, stages=2)
 PLAIN = Tiling(block=64, tail=0, block_k=64, warps=4, stages=2)
@@ -91,7 +98,8 @@ def test_one_step_and_a_factor_on_x() -> None:
 
 def _root(A: Tensor, p: int) -> Tensor:
     values, Q = torch.linalg.eigh(A)
-    return (Q * values[..., None, :] ** (-1.0 / p)) @ Q.mT
+    root: Tensor = (Q * values[..., None, :] ** (-1.0 / p)) @ Q.mT
+    return root
 
 
 @pytest.mark.parametrize("n", [1, 65])
@@ -124,3 +132,39 @@ def test_wrong_arguments() -> None:
         graded_root(A, torch.ones(2, 1, 1, device=DEVICE), steps, p=1)
     with pytest.raises(InvalidInputError, match="words"):
         square_bound(A, dtype=torch.float32)
+
+
+def test_methods_take_the_fused_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inverse root, apply and Gram polar factor: as exact as without them, and no product of another kind is formed."""
+    monkeypatch.setattr(triton_ops, "_SMALLEST_FUSED", 16)
+    ops, plain = (make(get_precision("fp16"), DEVICE) for make in (_free_ops, FloatingOps))
+    A, exact = posed((48,), 1e2, 2)
+    B = torch.randn(48, 5, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    operands = Operands(A=A.float(), B=B, p=2, lower=0.9e-2, eps=1e-6)
+    root, apply = get_method("inverse_root", "graded_pe"), get_method("inverse_apply", "graded_pe")
+    X = root.function(operands, ops, root.options())
+    assert error(X, exact) < max(1e-3, 1.2 * error(root.function(operands, plain, root.options()), exact))
+    Z = apply.function(operands, ops, apply.options())
+    assert error(Z, exact @ B.double()) < 1e-3
+    G = torch.randn(40, 72, generator=torch.Generator().manual_seed(1)).half().to(DEVICE)
+    polar = get_method("polar", "graded_gram")
+    U, _, V = torch.linalg.svd(G.double(), full_matrices=False)
+    assert error(polar.function(Operands(A=G), ops, polar.options()), U @ V) < 5e-3
+    assert not polar.function(Operands(A=torch.zeros_like(G)), ops, polar.options()).any()
+
+
+def test_an_option_and_a_dtype_do_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_ops, "_SMALLEST_FUSED", 16)
+    ops, A = _free_ops(get_precision("fp16"), DEVICE), posed((32,), 10.0, 2)[0]
+    assert ops.square_bound(A, eps=0.0) is None
+    assert ops.square_bound(A.float(), eps=0.0) is not None
+    assert ops.square_bound(A.float()[:8, :8], eps=0.0) is None
+    assert fused_root(Operands(A=A.float(), p=2, lower=0.09), ops, GradedOptions(promote_k=0)) is None
+    assert fused_root(Operands(A=A.float(), p=2, lower=0.09), ops, GradedOptions(scaling="trace")) is None
+    counted = TritonOps(get_precision("fp16"), DEVICE)
+    assert counted.square_bound(A.float(), eps=0.0) is not None  # the first call prepares captures
+    assert counted.square_bound(A.float(), eps=0.0) is None
+
+
+def _free_ops(precision: Precision, device: torch.device) -> TritonOps:
+    return TritonOps(precision, device, launches="free")
