@@ -1,4 +1,7 @@
-"""Forming an inverse root once and applying it to the blocks of several calls."""
+"""Forming an inverse root once and applying it to the blocks of several calls.
+
+Three kinds of factor: the root X; for p = 1 the Cholesky factor; for a wide G the m x m matrix between G^T and G.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,23 @@ from torch import Tensor
 
 from iroot.calls import Call, Computed, Kind, account, find_bounds, run
 from iroot.errors import InvalidInputError
+from iroot.methods._gram import GramOptions
+from iroot.methods.gram_dual import middle, pushed_through
 from iroot.ops import Ops, make_ops
-from iroot.planning import Demand, choose
-from iroot.registry import Operands, Workload, get_method
+from iroot.planning import Choice, Demand, choose
+from iroot.registry import MethodSpec, NoOptions, Operands, Workload, get_method
 from iroot.result import Bounds, Result
 from iroot.workspace import Workspace, check_workspace
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How a factor is made: `method` of `inverse_root`, or `cholesky`.
+    """How a factor is made: `method` of `inverse_root`, or `cholesky`, or `dual`.
 
     Attributes:
         stated: the largest error that it states, or None.
         flops: of making it.
+        applied: of applying it once.
     """
 
     method: str
@@ -32,16 +38,17 @@ class Plan:
     stated: float | None
     steps: int | None
     flops: float
+    applied: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Factor:
-    """An inverse root X, or the Cholesky factor L of A = L L^T, of one unchanged tensor.
+    """An inverse root X, the Cholesky factor L of A = L L^T, or M of `gram_dual.middle`, of one unchanged tensor.
 
     Attributes:
         source: the caller's matrix, kept so that no other can take its place in memory.
         version: its count of in-place changes.
-        value: (..., n, n) in float32 or float64.
+        value: (..., n, n), for M (..., m, m), in float32 or float64.
     """
 
     source: Tensor = field(repr=False)
@@ -58,11 +65,17 @@ class Factor:
         )  # fmt: skip
         return same_memory and A.device == mine.device and A._version == self.version
 
-    def apply(self, B: Tensor) -> Tensor:
-        """X B, or L^(-T) L^(-1) B, in the factor's dtype."""
+    def apply(self, B: Tensor, call: Call) -> Tensor:
+        """X B, L^(-T) L^(-1) B, or f(0) (B - G^T M G B / eps), in the factor's dtype."""
         wide = B.to(self.value.dtype)
         with _exact(self.value).arithmetic():
-            return torch.cholesky_solve(wide, self.value) if self.plan.method == "cholesky" else self.value @ wide
+            if self.plan.method == "cholesky":
+                return torch.cholesky_solve(wide, self.value)
+            if self.plan.method == "dual":
+                assert call.workload.p is not None
+                G = self.source.to(self.value.dtype)
+                return pushed_through(G, wide, self.value @ (G @ wide), call.workload.p, call.damping.eps)
+            return self.value @ wide
 
 
 def run_reused(call: Call, kind: Kind, A: Tensor, B: Tensor, workspace: Workspace | None, check_finite: bool) -> Result:
@@ -97,7 +110,7 @@ def run_reused(call: Call, kind: Kind, A: Tensor, B: Tensor, workspace: Workspac
                     source=A, version=A._version, value=_form(call, kind, plan, A), plan=plan, bounds=bounds
                 )
                 entry.factor = factor
-        value = factor.apply(B).to(call.dtype)
+        value = factor.apply(B, call).to(call.dtype)
     plan = factor.plan
     return Result(
         value=value, method=plan.method, precision=plan.precision, rtol=call.rtol, stated_accuracy=plan.stated,
@@ -113,36 +126,69 @@ def plan_factor(call: Call, bounds: Bounds) -> Plan | None:
         Demand(task=call.task, workload=asked, device=call.device, rtol=call.rtol, method="auto",
                precision=call.precision, options=None)
     )  # fmt: skip
+    plans = [_root_plan(call, asked)]
+    if call.precision in ("auto", "fp32", "fp64"):
+        if asked.p == 1:
+            plans.append(_cholesky_plan(call, asked))
+        if call.task == "gram_apply" and asked.m < asked.n and call.damping.eps > 0.0:
+            plans.append(_dual_plan(call, asked))
+    best = min(plans, key=lambda plan: plan.flops + call.reuse * plan.applied)
+    return best if best.flops + call.reuse * best.applied < call.reuse * direct.flops else None
+
+
+def _formed(call: Call, asked: Workload) -> float:
+    """FLOP of the Gram matrix, m n^2."""
+    return asked.batch * float(asked.m) * asked.n**2 if call.task == "gram_apply" else 0.0
+
+
+def _applied(asked: Workload) -> float:
+    """FLOP of a product n x n x k, or two triangular solves."""
+    assert asked.k is not None
+    return asked.batch * 2.0 * float(asked.n) ** 2 * asked.k
+
+
+def _root_plan(call: Call, asked: Workload) -> Plan:
     square = replace(asked, m=asked.n, k=None)
-    plans = [_root_plan(call, square)]
-    if asked.p == 1 and call.precision in ("auto", "fp32", "fp64"):
-        plans.append(_cholesky_plan(call, square))
-    best = min(plans, key=lambda plan: plan.flops)
-    formed = asked.batch * float(asked.m) * asked.n**2 if call.task == "gram_apply" else 0.0
-    applied = asked.batch * 2.0 * float(asked.n) ** 2 * asked.k
-    pays = formed + best.flops + call.reuse * applied < call.reuse * direct.flops
-    return best if pays else None
-
-
-def _root_plan(call: Call, square: Workload) -> Plan:
     choice = choose(
         Demand(task="inverse_root", workload=square, device=call.device, rtol=call.rtol, method="auto",
                precision=call.precision, options=None)
     )  # fmt: skip
     return Plan(method=choice.spec.name, precision=choice.precision, options=choice.options, workload=choice.workload,
-                stated=choice.stated, steps=choice.steps, flops=choice.flops)  # fmt: skip
+                stated=choice.stated, steps=choice.steps, flops=_formed(call, asked) + choice.flops,
+                applied=_applied(asked))  # fmt: skip
 
 
-def _cholesky_plan(call: Call, square: Workload) -> Plan:
-    spec = get_method("inverse_apply", "cholesky")
+def _cholesky_plan(call: Call, asked: Workload) -> Plan:
+    square = replace(asked, m=asked.n)
+    choice = _exact_choice(call, get_method("inverse_apply", "cholesky"), square, NoOptions())
+    flops = choice.spec.flops(replace(choice.workload, k=0), choice.options)
+    return Plan(method="cholesky", precision=choice.precision, options=choice.options, workload=choice.workload,
+                stated=choice.stated, steps=None, flops=_formed(call, asked) + flops,
+                applied=_applied(asked))  # fmt: skip
+
+
+def _dual_plan(call: Call, asked: Workload) -> Plan:
+    # A part of rtol for the schedules of a root and an inverse.
+    options = GramOptions(target=max(0.1 * call.rtol, 1e-14))
+    choice = _exact_choice(call, get_method("gram_apply", "dual"), asked, options)
+    assert asked.k is not None
+    ends = asked.batch * 4.0 * asked.m * asked.n
+    # M is the middle applied to the identity; the products with G are those of each application.
+    made = choice.spec.flops(replace(choice.workload, k=asked.m), options) - ends * asked.m
+    return Plan(method="dual", precision=choice.precision, options=options, workload=choice.workload,
+                stated=choice.stated, steps=choice.steps, flops=made,
+                applied=asked.k * (ends + asked.batch * 2.0 * float(asked.m) ** 2))  # fmt: skip
+
+
+def _exact_choice(call: Call, spec: MethodSpec, asked: Workload, options: object) -> Choice:
+    """The method in float32 where that keeps rtol, else in float64; or as the caller names it."""
     names = ("fp32", "fp64") if call.precision == "auto" else (call.precision,)
     for precision in names:
-        workload = replace(square, precision=precision)
-        stated = spec.accuracy(workload, spec.options())
+        workload = replace(asked, precision=precision)
+        stated = spec.accuracy(workload, options)
         if stated is not None and stated <= call.rtol:
             break
-    return Plan(method="cholesky", precision=precision, options=spec.options(), workload=workload, stated=stated,
-                steps=None, flops=spec.flops(replace(workload, k=0), spec.options()))  # fmt: skip
+    return Choice(spec=spec, precision=precision, options=options, workload=workload, stated=stated)
 
 
 def _form(call: Call, kind: Kind, plan: Plan, A: Tensor) -> Tensor:
@@ -150,6 +196,9 @@ def _form(call: Call, kind: Kind, plan: Plan, A: Tensor) -> Tensor:
     assert kind.form is not None
     dtype = torch.float64 if plan.precision == "fp64" else torch.float32
     ops = make_ops(plan.precision, call.device)
+    if plan.method == "dual":
+        with ops.arithmetic():
+            return _middle(call, plan, A.to(dtype), ops)
     with _exact(torch.empty(0, dtype=dtype, device=call.device)).arithmetic():
         matrix = kind.form(call, A, dtype)
     with ops.arithmetic():
@@ -163,6 +212,14 @@ def _form(call: Call, kind: Kind, plan: Plan, A: Tensor) -> Tensor:
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
             return torch.full_like(matrix, torch.nan)
         return X
+
+
+def _middle(call: Call, plan: Plan, G: Tensor, ops: Ops) -> Tensor:
+    """M of f(0) (I - G^T M G / eps), in the dtype of G."""
+    assert isinstance(plan.options, GramOptions)
+    eye = torch.eye(G.shape[-2], dtype=G.dtype, device=G.device).expand(*G.shape[:-1], G.shape[-2])
+    S = Operands(A=G @ G.mT, B=eye, p=call.workload.p, eps=call.damping.eps, lower=plan.workload.lower)
+    return middle(S, ops, plan.options)
 
 
 def _exact(like: Tensor) -> Ops:

@@ -45,20 +45,30 @@ def gram_dual(operands: Operands, ops: Ops, options: GramOptions) -> Tensor:
             f"eps must be > 0 where G has fewer rows than columns, got eps={eps} with G {tuple(G.shape)}: G^T G is "
             "singular; damp it"
         )
-    W = G @ B
     # S + eps I has every eigenvalue of G^T G + eps I but eps, where m < n: the same `lower` holds.
-    S = Operands(A=_gram.gram(G.mT), B=W, p=p, eps=eps, lower=operands.lower)
-    if p == 1:
-        Y = _gram.run_inner("inverse_apply", S, ops, options)
-        return ((B - G.mT @ Y) / eps).to(operands.A.dtype)
-    root = Operands(A=S.A, p=p, eps=eps, lower=operands.lower)
+    S = Operands(A=_gram.gram(G.mT), B=G @ B, p=p, eps=eps, lower=operands.lower)
+    return pushed_through(G, B, middle(S, ops, options), p, eps).to(operands.A.dtype)
+
+
+def pushed_through(G: Tensor, B: Tensor, block: Tensor, p: int, eps: float) -> Tensor:
+    """f(0) (B - G^T block / eps): Z, where `block` is M G B."""
     at_zero: float = eps ** (-1.0 / p)
-    a = _gram.run_inner("inverse_root", root, ops, options) / at_zero
+    Z: Tensor = (B - (G.mT @ block) / eps) * at_zero
+    return Z
+
+
+def middle(S: Operands, ops: Ops, options: GramOptions) -> Tensor:
+    """M W with M = a^p (I + a + ... + a^(p-1))^(-1), a = ((S + eps I) / eps)^(-1/p); S.A = G G^T and S.B = W."""
+    p, eps, W = _spd.root(S), S.eps, _spd.right_hand_side(S)
+    if p == 1:
+        return _gram.run_inner("inverse_apply", S, ops, options) * eps
+    root = Operands(A=S.A, p=p, eps=eps, lower=S.lower)
+    scale: float = eps ** (1.0 / p)
+    a = _gram.run_inner("inverse_root", root, ops, options) * scale
     for _ in range(p):
         W = a @ W
     total = Operands(A=_geometric_sum(ops, a, p), B=W, p=1, lower=0.9 / p)
-    Y = _gram.run_inner("inverse_apply", total, ops, options)
-    return ((B - (G.mT @ Y) / eps) * at_zero).to(operands.A.dtype)
+    return _gram.run_inner("inverse_apply", total, ops, options)
 
 
 def _geometric_sum(ops: Ops, a: Tensor, p: int) -> Tensor:

@@ -142,10 +142,30 @@ def test_a_changed_matrix_is_factorised_anew() -> None:
     assert distance(result.value, exact(other, B, 2, 0.05)) <= 3e-3
 
 
+@pytest.mark.parametrize("p", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_of_a_wide_matrix_the_small_one_is_kept(p: int, batch: tuple[int, ...]) -> None:
+    """With p = 1 too: the Cholesky factor would be n x n."""
+    G, workspace = posed(10, 150, 1e3, batch=batch), Workspace()
+    for seed in range(3):
+        B = columns(150, 4, seed=seed, batch=batch)
+        result = iroot.solve_gram_spd(G, B, p, eps=4e-3, reuse=30, rtol=1e-5, workspace=workspace)
+        assert result.method == "dual"
+        assert distance(result.value, exact(G, B, p, 4e-3)) <= 1e-5
+        assert result.termination is Termination.CONVERGED
+    kept = [entry.factor for entry in workspace._entries.values()]
+    assert [factor.value.shape for factor in kept if factor is not None] == [(*batch, 10, 10)]
+
+
 def test_few_applications_do_not_pay() -> None:
-    G, B = posed(8, 200, 100.0), columns(200, 2)
-    result = iroot.solve_gram_spd(G, B, 2, eps=0.05, reuse=2, workspace=Workspace())
-    assert result.method == "dual"
+    """By FLOP, one call that forms X costs more than one that applies its factors."""
+    G, B, workspace = posed(60, 40, 1e4), columns(40, 1), Workspace()
+    result = iroot.solve_gram_spd(G, B, 2, eps=4e-3, reuse=2, method="dense", workspace=workspace)
+    assert result.method == "dense"
+    assert all(entry.factor is None for entry in workspace._entries.values())
+    G, B = posed(100, 100, 4.0), columns(100, 1)
+    result = iroot.solve_gram_spd(G, B, 2, eps=0.05, reuse=2, workspace=workspace)
+    assert result.method == "chebyshev"
     assert distance(result.value, exact(G, B, 2, 0.05)) <= 3e-3
 
 
@@ -213,3 +233,30 @@ def test_recorded_calls_follow_their_operands(method: str, shape: tuple[int, int
         assert distance(result.value, exact(G, B, p, 0.1)) <= 3e-3
         assert result.termination is Termination.CONVERGED
     assert len(workspace) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("method", ["dense", "chebyshev"])
+def test_a_replayed_call_on_a_gpu_allocates_nothing(method: str, precision: str) -> None:
+    workspace = Workspace()
+    for seed in range(3):
+        G, B = posed(256, 512, 30.0, seed=seed).float().cuda(), columns(512, 16, seed=seed).float().cuda()
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_stats()["allocation.all.allocated"]
+        result = iroot.solve_gram_spd(
+            G, B, 2, eps=0.2, rtol=1e-2, lower=0.045, method=method, precision=precision, workspace=workspace
+        )
+        if seed:
+            assert torch.cuda.memory_stats()["allocation.all.allocated"] == before
+        assert distance(result.value.cpu(), exact(G.cpu(), B.cpu(), 2, 0.2)) <= 1e-2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("p", [1, 2])
+def test_a_factor_on_a_gpu_is_kept(p: int) -> None:
+    G, workspace = posed(64, 1024, 1e3).float().cuda(), Workspace()
+    for seed in range(2):
+        B = columns(1024, 8, seed=seed).float().cuda()
+        result = iroot.solve_gram_spd(G, B, p, eps=4e-3, reuse=100, workspace=workspace)
+        assert distance(result.value.cpu(), exact(G.cpu(), B.cpu(), p, 4e-3)) <= 3e-3

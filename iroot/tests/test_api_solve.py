@@ -120,3 +120,15 @@ def test_wrong_calls_name_the_remedy() -> None:
         arguments: dict[str, object] = {"A": A, "B": B} | changes
         with pytest.raises(InvalidInputError, match=message):
             iroot.solve_nonspd(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "tf32", "fp32"])
+def test_tensor_core_products_are_refined_on_a_gpu(precision: str) -> None:
+    A, B = posed(512, 8.0).float().cuda(), columns(512, 16).float().cuda()
+    result = iroot.solve_nonspd(A, B, rtol=1e-2, method="coupled_pe", precision=precision, lower=0.12)
+    assert not result.fell_back
+    assert distance(result.value.cpu(), A.cpu(), B.cpu()) < (1e-3 if precision == "bf16" else 1e-4)
+    hard = posed(512, 1e4).float().cuda()
+    fallen = iroot.solve_nonspd(hard, B, method="coupled_pe", precision=precision, lower=0.99e-4)
+    assert fallen.termination is Termination.FELL_BACK
