@@ -208,36 +208,33 @@ class _Iteration:
         """scale^(-1/p) Y^(-1/p)."""
         X = None
         for step in steps[:-1]:
-            B = self._quadratic(step, Y, partner=X)
+            B = self._product(_quadratic_call(step), Y, Y, Y.sums.norm)
             X = B if X is None else self._times(step, X, B)
             Y = self._update(step, Y, B)
         step = steps[-1]
         if X is None:
             return self._final(_quadratic_call(step), Y, Y, Y.sums.norm, scale)
-        B = self._quadratic(step, Y, partner=X)
-        return self._final(self._append(step), X, B, B.sums.with_v, scale)
-
-    def _quadratic(self, step: WordStep, Y: _Word, *, partner: _Word | None) -> _Word:
-        """B, and its sums with `partner`."""
-        if self._read:
-            assert self._side is not None
+        B = self._product(_quadratic_call(step), Y, Y, Y.sums.norm)
+        if self._side is not None:
             torch.cuda.current_stream(self._side.device).wait_stream(self._side)
-            self._read.clear()
-        return self._product(_quadratic_call(step), Y, Y, Y.sums.norm, partner=partner)
+        return self._final(self._append(step), X, B, None, scale)
 
     def _times(self, step: WordStep, X: _Word, B: _Word) -> _Word:
-        """X B, beside what follows."""
-        call = self._append(step)
+        """X B, beside what follows. Its scalar is the product of the two.
+
+        The mean diagonal of the words' own product stays in the word: rounding it is an error relative to the largest
+        eigenvalues of X, which are those that count.
+        """
         result = _new_word(X.word, self._plan.tiling)
-        outputs = _Outputs(word=result)
+        inputs, outputs = _Inputs(M=X, N=B, trace=None), _Outputs(word=result)
         if self._side is None:
-            _launch(call, _Inputs(M=X, N=B, trace=B.sums.with_v), outputs, self._plan.tiling)
+            _launch(self._append(step), inputs, outputs, self._plan.tiling)
             return result
         # The allocator knows the first stream only: nothing that the second one reads may be freed before they meet.
         self._read += [X, B]
         self._side.wait_stream(torch.cuda.current_stream(self._side.device))
         with torch.cuda.stream(self._side):
-            _launch(call, _Inputs(M=X, N=B, trace=B.sums.with_v), outputs, self._plan.tiling, chained=False)
+            _launch(self._append(step), inputs, outputs, self._plan.tiling, chained=False)
         return result
 
     def _append(self, step: WordStep) -> _Call:
@@ -272,28 +269,30 @@ class _Iteration:
                     return result, result.sums.with_v
             bits >>= 1
 
-    def _product(self, call: _Call, M: _Word, N: _Word, trace: Tensor, *, partner: _Word | None) -> _Word:
+    def _product(self, call: _Call, M: _Word, N: _Word, trace: Tensor, *, partner: _Word | None = None) -> _Word:
+        """The product, and its sums with `partner`."""
         result = _new_word(M.word, self._plan.tiling)
-        chained = call.kind != QUADRATIC.value or self._side is None
         inputs = _Inputs(M=M, N=N, trace=trace, partner=partner)
-        _launch(call, inputs, _Outputs(word=result), self._plan.tiling, chained=chained)
+        _launch(call, inputs, _Outputs(word=result), self._plan.tiling)
         return result
 
-    def _final(self, call: _Call, M: _Word, N: _Word, trace: Tensor, scale: Tensor) -> Tensor:
+    def _final(self, call: _Call, M: _Word, N: _Word, trace: Tensor | None, scale: Tensor) -> Tensor:
         batches, n, _ = M.word.shape
         X = empty_aligned((batches, n, n), torch.float32, M.word.device)
         outputs = _Outputs(final=X, scale=scale, p=self._p)
-        _launch(call, _Inputs(M=M, N=N, trace=trace), outputs, self._plan.tiling)
+        # After two streams have met, the last kernel waits for more than the one before it.
+        chained = call.kind == QUADRATIC.value or self._side is None
+        _launch(call, _Inputs(M=M, N=N, trace=trace), outputs, self._plan.tiling, chained=chained)
         return X
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Inputs:
-    """The factors M and N of one launch, the sums that give the trace of M N, and a word to take sums with."""
+    """The factors M and N of one launch, the sums that give the trace of M N, if any, and a word to take sums with."""
 
     M: _Word
     N: _Word
-    trace: Tensor
+    trace: Tensor | None
     partner: _Word | None = None
 
 
@@ -316,7 +315,7 @@ def _launch(call: _Call, inputs: _Inputs, outputs: _Outputs, tiling: Tiling, *, 
     M, N, word = inputs.M, inputs.N, outputs.word
     batches, n, _ = M.word.shape
     programs = device_programs(n, batches, tiling.block, tiling.tail, M.word.device)
-    blocks = triton.cdiv(n, tiling.block)
+    blocks, terms = triton.cdiv(n, tiling.block), 0 if inputs.trace is None else inputs.trace.shape[-1]
     is_update, is_square = call.kind == UPDATE.value, M.word is N.word
     left, left_tail = _strips(M.word, tiling)
     right, right_tail = (left, left_tail) if is_square else _strips(N.word, tiling)
@@ -334,9 +333,9 @@ def _launch(call: _Call, inputs: _Inputs, outputs: _Outputs, tiling: Tiling, *, 
         _slices(written.rest if is_update else None, tiling),
         M.shift, N.shift, written.shift, inputs.trace, M.errors, written.errors, blocks,
         written.sums.norm, written.sums.with_p, written.sums.with_v,
-        outputs.scale, programs.shape[0] // batches, inputs.trace.shape[-1], n,
+        outputs.scale, programs.shape[0] // batches, terms, n,
         *call.chebyshev, call.mid, 1.0 / call.radius, call.factor, call.linear, 1.0 / outputs.p,
-        KIND=call.kind, BOTH=call.both, FINAL=word is None, COUNT=triton.next_power_of_2(inputs.trace.shape[-1]),
+        KIND=call.kind, BOTH=call.both, FINAL=word is None, COUNT=triton.next_power_of_2(max(terms, 1)),
         BLOCKS=triton.next_power_of_2(blocks),
         BLOCK=tiling.block, TAIL=tiling.tail, SLICE=_slice(tiling), BLOCK_K=tiling.block_k, PROMOTE_K=tiling.promote_k,
         DTYPE=TRITON_DTYPES[result.dtype], OVERLAP=overlap, EARLY=tiling.lets_next_in,

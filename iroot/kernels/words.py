@@ -122,7 +122,7 @@ def word_kernel(
     out, mirror,  # the result in slices and in transposed slices: its word, or where FINAL all of it in float32
     rest_out,  # the result's R, lower triangle, in slices; for an update only
     left_shift, right_shift, out_shift,  # (batches,) float32
-    trace_sums,  # (batches, terms): sums left * right
+    trace_sums,  # (batches, terms): sums left * right; None: the new scalar is the product of the scalars alone
     left_errors, errors, blocks,  # (batches, blocks): what the diagonals of Y, and of the update, lost
     norm_sums, p_sums, v_sums,  # (batches, tiles): sums out * out, out * P, out * V
     scale,  # (batches,): FINAL results are multiplied by scale^(-1/p)
@@ -147,7 +147,9 @@ def word_kernel(
     if KIND != PRODUCT:
         # What tensor cores cut off the sums on the diagonal, seen only once they were complete.
         left_error = total_of(left_errors, batch, blocks, BLOCKS) / n
-    mean = total_of(trace_sums, batch, terms, COUNT) / n
+    mean = 0.0
+    if trace_sums is not None:
+        mean = total_of(trace_sums, batch, terms, COUNT) / n
     gamma = 0.0
     eta = 0.0
     if KIND == QUADRATIC:
