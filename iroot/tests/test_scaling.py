@@ -10,6 +10,7 @@ from torch import Tensor
 
 from iroot.errors import UnknownNameError
 from iroot.ops import make_ops
+from iroot.registry import Operands, get_method
 from iroot.scaling import SCALINGS, get_scaling
 
 CPU = torch.device("cpu")
@@ -149,3 +150,19 @@ def test_closed_forms() -> None:
 def test_unknown_scaling_names_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'gershgorin'"):
         get_scaling("gershgorn")
+
+
+@pytest.mark.parametrize("p", [1, 4])
+@pytest.mark.parametrize("name", sorted(SCALINGS))
+def test_the_root_is_that_of_the_posed_matrix_under_every_scaling(name: str, p: int) -> None:
+    """A scaling by anything but a scalar would show: the rows of A differ by a factor of 30."""
+    d = torch.logspace(0, -1.5, 20, dtype=torch.float64)
+    A = positive_definite(20, 0.5, 7) * d[:, None] * d
+    values, V = torch.linalg.eigh(A)
+    # `none` vouches for lambda_max = 1.
+    A, values = A / values[-1], values / values[-1]
+    spec = get_method("inverse_root", "coupled_pe")
+    options = spec.make_options({"scaling": name, "target": 1e-9})
+    X = spec.function(Operands(A=A, p=p, lower=0.99 * float(values[0])), make_ops("fp64", CPU), options)
+    exact = (V * values ** (-1.0 / p)) @ V.mT
+    assert float(torch.linalg.matrix_norm(X - exact) / torch.linalg.matrix_norm(exact)) < 1e-8
