@@ -24,10 +24,13 @@ from iroot import Result, Termination
 CPU = torch.device("cpu")
 N, COLUMNS = 128, 16
 ROOTS = (1, 2, 3, 4, 8)
-APPLIED_ROOTS = (1, 4)
+FEW_ROOTS = (1, 4)
+"""Of the apply, and where the error follows a formula in p."""
 LADDERS = {
-    "bf16_emulated": (8e-3, 0.3),
-    "fp16_emulated": (1e-3, 5e-3, 0.3),
+    "bf16_emulated": (8e-3, 0.1),
+    "fp16_emulated": (1e-3, 5e-3, 0.1),
+    "bf16x3_emulated": (1e-4, 3e-3),
+    "fp16x3_emulated": (1e-5, 3e-4, 3e-3),
     "fp32": (1e-5, 1e-3),
     "fp64": (1e-9,),
 }
@@ -36,11 +39,25 @@ coarse."""
 SPD = [
     name
     for name, spec in PROBLEMS.items()
-    if "spd" in spec.operands and name not in ("logspace_1e1", "logspace_1e3", "logspace_1e5", "logspace_1e7")
+    if "spd" in spec.operands
+    and name not in ("logspace_1e1", "logspace_1e3", "logspace_1e5", "logspace_1e7", "logspace_1e8")
 ]
 RECTANGULAR = [name for name, spec in PROBLEMS.items() if "rectangular" in spec.operands]
 REFERENCE_ERROR = 1e-15
 """Of the float64 eigenvectors, times the condition number."""
+LEAST_ADMITTED = {"bf16_emulated": 0.9e-4, "fp16_emulated": 0.9e-5}
+"""Smallest over largest eigenvalue at the end of a tier of one 16-bit word."""
+
+
+def paired(problem: str, precision: str) -> bool:
+    """Every problem that such a tier admits, and one beyond; where the error follows a formula some of them."""
+    if precision not in LEAST_ADMITTED:
+        return problem in ("wishart", "logspace_1e6", "power_law", "identity", "rank_deficient")
+    lower = PROBLEMS[problem].lower("spd", N, N)
+    return problem == "near_singular" or (lower is not None and lower >= LEAST_ADMITTED[precision])
+
+
+PAIRS = [(problem, precision) for problem in SPD for precision in LADDERS if paired(problem, precision)]
 CACHE = TensorCache(2**27)
 
 
@@ -100,16 +117,16 @@ def admitted(result: Result) -> bool:
 def attempts(problem: str, precision: str, *, applied: bool) -> Iterator[tuple[int, Result, float]]:
     """p, the call at the smallest rtol admitted and at the coarse one, and its error."""
     given, ladder = posed(problem, precision), LADDERS[precision]
-    for p in APPLIED_ROOTS if applied else ROOTS:
+    for p in ROOTS if precision in LEAST_ADMITTED and not applied else FEW_ROOTS:
         exact = given.exact(p, applied=applied)
         finest = next((rtol for rtol in ladder if admitted(call(given, p, rtol, precision, applied=applied))), None)
-        for rtol in dict.fromkeys(value for value in (finest, ladder[-1]) if value is not None):
+        coarse = ladder[-1] if p in FEW_ROOTS else None
+        for rtol in dict.fromkeys(value for value in (finest, coarse) if value is not None):
             result = call(given, p, rtol, precision, applied=applied)
             yield p, result, error_of(result, exact)
 
 
-@pytest.mark.parametrize("precision", LADDERS)
-@pytest.mark.parametrize("problem", SPD)
+@pytest.mark.parametrize(("problem", "precision"), PAIRS)
 def test_every_admitted_root_keeps_what_it_states(problem: str, precision: str) -> None:
     kappa, tried = 1.0 / posed(problem, precision).ratio, 0
     for applied in (False, True):
@@ -145,7 +162,7 @@ def test_every_admitted_polar_factor_keeps_what_it_states(problem: str, shape: t
                     mode=Mode.EAGER)  # fmt: skip
         operands = pose(problem, case, seed=0, device=CPU, cache=CACHE)
         sigma = torch.linalg.svdvals(operands.A.double())
-        for rtol in (1e-9, 1e-5, 1e-2, 0.1, 0.3):
+        for rtol in (1e-9, 1e-2, 0.3):
             result = iroot.polar(operands.A, rtol=rtol, precision=precision, lower=operands.lower)
             U = result.value.double()
             departure = float(torch.linalg.matrix_norm(U @ U.mT - torch.eye(shape[0])) / shape[0] ** 0.5)
