@@ -38,8 +38,8 @@ def solve_nonspd(
 
     By LU, or by products alone: the normal equations of A, its rows scaled by powers of two, inverted by minimax steps
     (Amsel et al. 2025, arXiv 2505.16932) and refined (Higham 2002, chapter 12); scales are undone exactly. An iteration
-    that would not contract within `lower`, or whose residual ||A Z - B||_F / ||B||_F is above rtol / n^(1/2), gives way
-    to LU: `Result.fell_back`, `Termination.FELL_BACK`.
+    that would not contract within `lower`, or whose residual ||A Z - B||_F / ||B||_F is above rtol / (3 n^(1/2)), gives
+    way to LU: `Result.fell_back`, `Termination.FELL_BACK`.
 
     Args:
         A: (..., n, n), float64, float32, bfloat16 or float16, any strides. Not modified. An empty batch gives an empty

@@ -64,9 +64,11 @@ def normal_workload(workload: Workload) -> Workload:
 
 
 def tolerance(error: float, n: int) -> float:
-    """The residual that an error of Z asks for, where B has no preferred direction: error / n^(1/2).
+    """The residual that an error of Z asks for, where B has no preferred direction: error / (3 n^(1/2)).
 
     A relative error e_i along the i-th singular direction leaves a residual e_i |b_i|; where the |b_i| are alike,
-    max e_i <= n^(1/2) times their root mean square, which the residual is.
+    max e_i <= n^(1/2) times their root mean square, which the residual is. The 3: a b_i may be smaller than most;
+    without it two of 2160 wrongly bounded Gaussian systems passed, with 1.7 times the error, with it none (n = 16 and
+    64, 2 columns, CPU, 2026-11).
     """
-    return error / math.sqrt(n)
+    return error / (3.0 * math.sqrt(n))

@@ -80,7 +80,7 @@ def solve_or_factorise(operands: Operands, ops: Ops, options: SolveOptions) -> S
     """The iteration's Z where its residual passes, else that of an LU factorisation.
 
     Where unit roundoff * kappa^2, by the caller's `lower`, leaves no contraction, the iteration is not tried. Else one
-    host synchronisation reads whether every ||A Z - B||_F / ||B||_F is at most check / n^(1/2).
+    host synchronisation reads whether every ||A Z - B||_F / ||B||_F is at most check / (3 n^(1/2)).
     """
     A, B = _solve.system(operands)
     if not _contracts(_posed_workload(operands, ops), options):
