@@ -137,7 +137,7 @@ def test_every_admitted_root_keeps_what_it_states(problem: str, precision: str) 
                 assert error <= result.stated_accuracy + REFERENCE_ERROR * kappa, (p, applied, result)
             elif not applied:
                 assert (result.termination is Termination.CONVERGED) == (error <= result.rtol), (p, result)
-    assert tried > 0 or kappa > 9e3, "nothing was admitted for an easy problem"
+    assert tried > 0 or kappa > 1e3, "nothing was admitted for an easy problem"
 
 
 @pytest.mark.parametrize("problem", SPD)
