@@ -61,7 +61,7 @@ def test_restarts_may_come_as_a_list() -> None:
 
 def test_aol_is_the_polar_factor_of_the_rescaled_matrix() -> None:
     """Orthogonal to the table's band, near the factor of diag(s) G and away from that of G."""
-    G = torch.randn(48, 96, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device=DEVICE)
+    G = torch.randn(48, 96, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(DEVICE)
     G = G * torch.logspace(0, 1.5, 48, dtype=torch.float64, device=DEVICE)[:, None]
     s = (G @ G.mT).abs().sum(-1, keepdim=True).rsqrt()
     X, spec = run(get_method("polar", "aol"), "fp64", G), get_method("polar", "aol")
