@@ -18,6 +18,15 @@ brings the largest entry of each matrix into [2^14, 2^15), below float16's 65504
 one alone, leaves the three products with one common factor, so that they are a single product of 3 K columns:
 
     [A_l A_h A_h] [B_h; B_l; B_h].
+
+Tensor cores cut their running float32 sum, and every product added to it, off towards zero. In products of iterates
+that is one shift of the diagonal for the most part, because there the sum and what is added to it are of one sign
+throughout: relative to an entry -1.1e-9 per column off the diagonal and -4.2e-9 on it (H100, a first step, 2026-11-22).
+A shift moves the smallest eigenvalues as much as the largest. So the diagonal of a square result is not taken from the
+tensor cores: (A B)_ii = sum_k A_ik B_ki in float32, in n^2 operations. At kappa 1e4, n = 512 and p = 1 the error of a
+root falls from 1.5e-3 to 1.2e-4, and at p = 8 its residual from 7e-3 to 5e-4; a diagonal shifted until the trace is
+right leaves 2.1e-4 and 7e-3 (log-spaced eigenvalues, sums promoted every 256 columns, in the CPU model of
+`iroot/tests/tensor_cores.py`; the H100 had 1.57e-3 and 6.3e-3).
 """
 
 from __future__ import annotations
@@ -34,22 +43,25 @@ from iroot.torch_ops import TorchOps, wide_product
 _LARGEST = 2.0**15
 SMALLEST = 2.0**-96  # largest entry of a matrix that is scaled fully; the scale of a zero matrix stays finite
 
-# Tensor cores truncate their running sum after every 16 columns, an error relative to the sum so far.
-_PROMOTE_K = {"bfloat16": 0, "float16": 256}
+# Tensor cores cut their running sum after every 16 columns, an error relative to the sum so far. With half of the
+# eigenvalues small, p = 1, kappa 1e4, n = 256, a root in fp16x3 is off by 1.0e-3 if the sum is promoted every 256
+# columns, 6.4e-4 every 128 (CPU model, 2026-11-22); in bf16x3 rounded words leave more than either.
+_PROMOTE_K = {"bfloat16": 0, "float16": 128}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Words:
-    """hi + lo = scale times a matrix, both in the 16-bit format; `inverse` is 1 / scale (..., 1, 1), None for 1."""
+    """hi + lo = scale times `matrix`, both in the 16-bit format; `inverse` is 1 / scale (..., 1, 1), None for 1."""
 
     hi: Tensor
     lo: Tensor
     inverse: Tensor | None
+    matrix: Tensor
 
     @property
     def mT(self) -> Words:
         """The transpose, without a copy."""
-        return Words(hi=self.hi.mT, lo=self.lo.mT, inverse=self.inverse)
+        return Words(hi=self.hi.mT, lo=self.lo.mT, inverse=self.inverse, matrix=self.matrix.mT)
 
 
 class SplitOps(TorchOps):
@@ -81,7 +93,8 @@ class SplitOps(TorchOps):
         scale = _scale(A) if self._format == torch.float16 else None
         scaled = A if scale is None else A * scale
         hi = scaled.to(self._format)
-        return Words(hi=hi, lo=(scaled - hi).to(self._format), inverse=None if scale is None else 1.0 / scale)
+        inverse = None if scale is None else 1.0 / scale
+        return Words(hi=hi, lo=(scaled - hi).to(self._format), inverse=inverse, matrix=A)
 
     def _multiply_add(self, A: Tensor, B: Tensor, C: Tensor | None, alpha: float, beta: float) -> Tensor:
         left = self.split(A)
@@ -98,6 +111,8 @@ class SplitOps(TorchOps):
             total = total.mul_(A.inverse * B.inverse * alpha)
         elif alpha != 1.0:
             total = total.mul_(alpha)
+        if total.shape[-2] == total.shape[-1]:
+            total.diagonal(dim1=-2, dim2=-1).copy_(_exact_diagonal(A, B).mul_(alpha))
         return total if C is None else total.add_(C, alpha=beta)
 
 
@@ -109,6 +124,11 @@ def _words_product(A: Words, B: Words, columns: slice) -> Tensor:
     A_h, A_l = A.hi[..., columns], A.lo[..., columns]
     B_h, B_l = B.hi[..., columns, :], B.lo[..., columns, :]
     return wide_product(torch.cat((A_l, A_h, A_h), dim=-1), torch.cat((B_h, B_l, B_h), dim=-2))
+
+
+def _exact_diagonal(A: Words, B: Words) -> Tensor:
+    """The diagonal of A B, (..., n), in float32 sums that no tensor core takes."""
+    return (A.matrix * B.matrix.mT).sum(dim=-1)
 
 
 def _scale(A: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ class TritonSplitOps(SplitOps):
         return split(A, self._format) if self._suits("split", A) else super().split(A)
 
     def _words_multiply_add(self, A: Words, B: Words, C: Tensor | None, alpha: float, beta: float) -> Tensor:
-        operands = (A.hi, A.lo, B.hi, B.lo, *(() if C is None else (C,)))
+        operands = (A.hi, A.lo, A.matrix, B.hi, B.lo, B.matrix, *(() if C is None else (C,)))
         if not self._suits("product", *operands):
             return super()._words_multiply_add(A, B, C, alpha, beta)
         C = None if C is None else C.to(self.storage)

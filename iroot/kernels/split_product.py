@@ -3,9 +3,10 @@
 # mypy: disallow-untyped-decorators=False
 """Two 16-bit words of a float32 matrix in one pass, and D = alpha A B + beta C of such operands in one kernel.
 
-Unfused (`iroot/split_ops.py`, which says what the words are), such a product takes 33 launches in fp16x3 at 1024 x
-1024, here five. Words are read once for all three products, sums are promoted in registers, and the scales are taken
-off, alpha and beta C applied, in the epilogue.
+Unfused (`iroot/split_ops.py`, which says what the words are), such a product takes 61 launches in fp16x3 at 1024 x
+1024, here six: two to split each operand, one for the exact diagonal of a square result, one for the product. Words are
+read once for all three products, sums are promoted in registers, and the scales are taken off, the diagonal put in,
+alpha and beta C applied, in the epilogue. The diagonal reads both float32 matrices once, 8 MB at 1024 x 1024.
 """
 
 from __future__ import annotations
@@ -64,6 +65,28 @@ def _split_kernel(
 
 
 @triton.jit
+def _diagonal_kernel(
+    a, a_batch, a_row, a_column,  # (batches, n, depth) float32
+    b, b_batch, b_row, b_column,  # (batches, depth, n) float32
+    diagonal,  # (batches, n): sums of a[i, k] b[k, i] over k
+    n, depth,
+    ROWS: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """ROWS entries per program, each in BLOCK_K partial sums."""
+    batch = tl.program_id(1).to(tl.int64)
+    i = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    left = a + batch * a_batch + i[:, None] * a_row
+    right = b + batch * b_batch + i[:, None] * b_column
+    total = tl.zeros((ROWS, BLOCK_K), tl.float32)
+    for start in range(0, depth, BLOCK_K):
+        k = (start + tl.arange(0, BLOCK_K)[None, :]).to(tl.int64)
+        inside = (i[:, None] < n) & (k < depth)
+        left_block = tl.load(left + k * a_column, mask=inside, other=0.0)
+        total += left_block * tl.load(right + k * b_row, mask=inside, other=0.0)
+    tl.store(diagonal + batch * n + i, tl.sum(total, 1), mask=i < n)
+
+
+@triton.jit
 def _accumulate(
     small, large, a_hi, a_lo, b_hi, b_lo, batch, row, col, k,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr, A_ALONG_K: tl.constexpr, B_ALONG_K: tl.constexpr,
@@ -78,14 +101,15 @@ def _accumulate(
     return small, tl.dot(left_hi, right_hi.T, large)
 
 
-@triton.jit(do_not_specialize=["row_blocks", "column_blocks"])
+@triton.jit(do_not_specialize=["m", "row_blocks", "column_blocks"])
 def _split_product_kernel(
     a_hi, a_lo,  # (batches, m, depth)
     b_hi, b_lo,  # (batches, n, depth) or, where it is stored along n, (batches, depth, n)
     c,  # (batches, m, n) float32, or None
     d,  # (batches, m, n) float32
     a_inverse, b_inverse,  # (batches,), or None
-    row_blocks, column_blocks, depth, alpha, beta,
+    diagonal,  # (batches, m): of A B, or None to keep the tensor cores' own
+    m, row_blocks, column_blocks, depth, alpha, beta,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr, PROMOTE_K: tl.constexpr, GROUP: tl.constexpr,
     A_ALONG_K: tl.constexpr, B_ALONG_K: tl.constexpr, OVERLAP: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
@@ -127,6 +151,11 @@ def _split_product_kernel(
     if a_inverse is not None:
         factor = alpha * (tl.load(a_inverse + batch) * tl.load(b_inverse + batch))
     value = total * factor
+    if diagonal is not None:
+        i = row + tl.arange(0, ROWS)
+        j = col + tl.arange(0, COLUMNS)
+        exact = tl.load(diagonal + batch.to(tl.int64) * m + i, mask=i < m, other=0.0)
+        value = tl.where(i[:, None] == j[None, :], (alpha * exact)[:, None], value)
     if c is not None:
         value += beta * c.load([batch, row, col]).reshape(ROWS, COLUMNS)
     d.store([batch, row, col], value.reshape(1, ROWS, COLUMNS))
@@ -161,7 +190,18 @@ def split(A: Tensor, dtype: torch.dtype) -> Words:
     )  # fmt: skip
     if len(batch) != 1:
         hi, lo = hi.reshape(*batch, m, n), lo.reshape(*batch, m, n)
-    return Words(hi=hi, lo=lo, inverse=None if inverse is None else inverse.reshape(*batch, 1, 1))
+    return Words(hi=hi, lo=lo, inverse=None if inverse is None else inverse.reshape(*batch, 1, 1), matrix=A)
+
+
+def exact_diagonal(A: Tensor, B: Tensor) -> Tensor:
+    """The diagonal of A B, (batches, n), for A (..., n, k) and B (..., k, n) float32 of any strides."""
+    A, B = (M.reshape(-1, *M.shape[-2:]) for M in (A, B))
+    batches, n, depth = A.shape
+    diagonal = torch.empty(batches, n, dtype=torch.float32, device=A.device)
+    _diagonal_kernel[(triton.cdiv(n, _DIAGONAL_ROWS), batches)](
+        A, *A.stride(), B, *B.stride(), diagonal, n, depth, ROWS=_DIAGONAL_ROWS, BLOCK_K=_DIAGONAL_K, num_warps=4
+    )
+    return diagonal
 
 
 def split_product(
@@ -171,10 +211,10 @@ def split_product(
     *,
     alpha: float = 1.0,
     beta: float = 1.0,
-    promote_k: int = 256,
+    promote_k: int = 128,
     blocking: Blocking | None = None,
 ) -> Tensor:
-    """alpha A B + beta C in float32, A and B given by their words.
+    """alpha A B + beta C in float32, A and B given by their words; the diagonal of a square A B is `exact_diagonal`'s.
 
     Args:
         A: (..., m, k).
@@ -229,6 +269,8 @@ def _launch(
         descriptor(D, rows, columns),
         A.inverse,
         B.inverse,
+        exact_diagonal(A.matrix, B.matrix) if m == n else None,
+        m,
         row_blocks,
         column_blocks,
         depth,
@@ -257,6 +299,8 @@ def _alike(hi: Tensor, lo: Tensor) -> tuple[Operand, Operand]:
 
 
 _ROWS, _COLUMNS = 16, 128
+# 8 float32 of a row are a sector of 32 bytes; 128 programs at n = 1024.
+_DIAGONAL_ROWS, _DIAGONAL_K = 8, 256
 
 # Time of a tile in that of a 128 x 128 one, as `multiply_add`'s (H100, bfloat16, 2026-11-22). Three accumulators take
 # 192 registers of a thread in each of them.

@@ -16,7 +16,13 @@ if DEVICE.type == "cpu":  # read when the kernels are defined, and again when th
     os.environ["TRITON_INTERPRET"] = "1"
 from iroot import triton_split_ops  # noqa: E402
 from iroot.kernels.multiply_add import Blocking  # noqa: E402
-from iroot.kernels.split_product import BLOCKINGS, choose_blocking, split, split_product  # noqa: E402
+from iroot.kernels.split_product import (  # noqa: E402
+    BLOCKINGS,
+    choose_blocking,
+    exact_diagonal,
+    split,
+    split_product,
+)
 from iroot.ops import make_ops  # noqa: E402
 from iroot.precision import get_precision  # noqa: E402
 from iroot.split_ops import SplitOps, Words  # noqa: E402
@@ -115,6 +121,32 @@ def test_transposed_operands(transposed: str) -> None:
     assert error(D, A.double() @ B.double() + C.double()) < 2.0**-21
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (70, 300), (3, 20, 33), (2, 2, 9, 600)], ids=str)
+@pytest.mark.parametrize("layout", ["rows", "columns", "strided"])
+def test_diagonals_of_products(shape: tuple[int, ...], layout: str) -> None:
+    A, B = gaussian(*shape), gaussian(*shape[:-2], shape[-1], shape[-2])
+    if layout == "columns":
+        A, B = A.mT.contiguous().mT, B.mT.contiguous().mT
+    elif layout == "strided":
+        A, B = gaussian(*shape[:-1], 2 * shape[-1])[..., ::2], gaussian(*B.shape[:-1], 2 * shape[-2])[..., 1::2]
+    exact = (A.double() * B.double().mT).sum(-1).reshape(-1, shape[-2])
+    size = (A.double() * B.double().mT).abs().sum(-1).reshape(-1, shape[-2])
+    assert ((exact_diagonal(A, B).double() - exact).abs() <= 2.0**-22 * size).all()
+
+
+@pytest.mark.parametrize("dtype", list(PRECISIONS))
+@pytest.mark.parametrize("blocking", TESTED, ids=str)
+def test_a_square_result_has_the_exact_diagonal(blocking: Blocking, dtype: torch.dtype) -> None:
+    """Tiles are wider than high, or higher than wide; what two words leave out is off the diagonal only."""
+    A, B, C = gaussian(2, 77, 40), gaussian(2, 40, 77), gaussian(2, 77, 77)
+    D = split_product(split(A, dtype), split(B, dtype), C, alpha=0.5, beta=-2.0, blocking=blocking).double()
+    exact = 0.5 * A.double() @ B.double() - 2.0 * C.double()
+    assert error(D.diagonal(dim1=-2, dim2=-1), exact.diagonal(dim1=-2, dim2=-1)) < 2.0**-23
+    assert error(D, exact) < 4 * SLACK[dtype] * get_precision(PRECISIONS[dtype]).unit_roundoff
+    E = split_product(split(A, dtype), split(B, dtype), blocking=blocking)
+    assert torch.equal(E.diagonal(dim1=-2, dim2=-1), exact_diagonal(A, B))
+
+
 def test_a_gram_matrix_of_one_split() -> None:
     G = gaussian(2, 40, 56)
     words = split(G, torch.float16)
@@ -134,7 +166,7 @@ def test_bad_operands() -> None:
 
 
 def test_empty_result() -> None:
-    empty = Words(hi=torch.zeros(0, 4).half(), lo=torch.zeros(0, 4).half(), inverse=None)
+    empty = Words(hi=torch.zeros(0, 4).half(), lo=torch.zeros(0, 4).half(), inverse=None, matrix=torch.zeros(0, 4))
     assert split_product(empty, split(gaussian(4, 6), torch.float16)).shape == (0, 6)
 
 
