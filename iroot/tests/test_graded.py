@@ -122,3 +122,10 @@ def test_wrong_options(method: MethodSpec, values: dict[str, object]) -> None:
     if method is HYBRID:
         with pytest.raises(InvalidInputError, match="max_degree"):
             method.make_options({"max_degree": 1})
+
+
+def test_a_loose_bound_does_not_diverge() -> None:
+    """No ratio known to the caller and eigenvalues at the upper edge: an error of 55 without deflation."""
+    A, _ = posed(256, 1, 1e4)
+    X = ROOT.function(Operands(A=A.float(), p=1), make_ops("bf16_emulated", CPU), ROOT.options())
+    assert distance(X, exact(A, torch.eye(256, dtype=torch.float64), 1)) < 2e-2
