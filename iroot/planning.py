@@ -91,8 +91,8 @@ _SPLIT_GROWTH = {"bf16x3": 0.15, "fp16x3": 0.27}
 """Of the error of `coupled_pe` in two 16-bit words, in unit roundoffs times kappa / p and (n / 128)^(1/2).
 
 Largest of the spectra above, two seeds, p = 1, 2, 3, 4, 8, kappa 1e3 to 1e5: bf16x3 0.13 at n = 96; fp16x3 0.21 at n =
-96, 0.28 at 256, 0.31 at 512, and 0.37 and 0.46 with sums cut to 22 bits after every 16 columns, as tensor cores cut
-theirs (CPU emulation, 2026-11). That is with half of the eigenvalues small; a third of it with log-spaced ones.
+96, 0.28 at 256, 0.31 at 512, and 0.27 and 0.32 with sums cut as tensor cores cut theirs (CPU emulation, 2026-11). That
+is with half of the eigenvalues small; a third of it with log-spaced ones.
 """
 
 
