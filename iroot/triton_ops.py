@@ -133,7 +133,7 @@ class TritonOps(FloatingOps):
         """(A + eps I)^(-1/p) by `steps`: three kernels a step, all elementwise work in their epilogues."""
         if not self._suits_fused(A):
             return None
-        # Kernels differ between the first, the middle and the last steps. Eager calls take them at any size: 26 launches
+        # Kernels differ between the first, middle and last steps. Eager calls take them at any size: 26 launches
         # cost the host less than the 250 they replace (4.8 and 8.5 ms, H100, n = 1024, 2026-11-22).
         layout = ("graded_root", A.shape, A.stride(), p, min(len(steps), 3))
         choice = self._choose(layout, math.inf)

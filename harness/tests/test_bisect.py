@@ -126,7 +126,7 @@ def histories(draw: st.DrawFn) -> dict[str, tuple[str, ...]]:
     return parents
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(histories(), st.data())
 def test_in_any_history_the_culprit_is_a_suspect_and_alone_without_skips(
     parents: dict[str, tuple[str, ...]], data: st.DataObject

@@ -70,7 +70,7 @@ def host_reads() -> Iterator[list[str]]:
 # --- values -----------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     n=st.integers(1, 24),
     p=st.sampled_from((1, 2, 3, 4, 8)),
@@ -90,7 +90,7 @@ def test_x_to_the_p_times_a_is_the_identity(n: int, p: int, exponent: float, rto
     assert float(residual) <= 2.0 * p * rtol * (1.0 + rtol) ** p * 10.0**exponent
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     shape=st.tuples(st.integers(1, 20), st.integers(1, 20)),
     exponent=st.floats(0.0, 3.0),
@@ -111,7 +111,7 @@ def test_u_t_u_is_the_identity(shape: tuple[int, int], exponent: float, rtol: fl
     assert distance(result.value, W @ V.mT) <= rtol + 1e-3
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     n=st.sampled_from((1, 2, 24)), k=st.integers(1, 30), p=st.sampled_from((1, 4)),
     exponent=st.sampled_from((0.5, 4.0)),

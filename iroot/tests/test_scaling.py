@@ -26,7 +26,7 @@ def positive_definite(n: int, decay: float, seed: int) -> Tensor:
     return A
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     n=st.integers(1, 40),
     decay=st.floats(0.0, 6.0),
@@ -57,7 +57,7 @@ def test_square_is_within_twice_on_wishart(n: int, precision: str) -> None:
     assert frobenius > 1.5 * ratio
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30)
 @given(n=st.integers(1, 80), decay=st.floats(0.0, 6.0), seed=st.integers(0, 1000), rank=st.integers(1, 80))
 def test_the_error_of_estimates_is_one_sided_and_that_of_lanczos_within_its_headroom(
     n: int, decay: float, seed: int, rank: int
@@ -89,7 +89,7 @@ def test_the_closest_estimate_for_its_products_is_lanczos() -> None:
     assert ratio["lanczos"] > 0.95
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(n=st.integers(1, 30), seed=st.integers(0, 1000), power=st.integers(-40, 40))
 def test_every_scalar_follows_the_scale_of_the_matrix(n: int, seed: int, power: int) -> None:
     A = positive_definite(n, 2.0, seed).float()
@@ -101,7 +101,7 @@ def test_every_scalar_follows_the_scale_of_the_matrix(n: int, seed: int, power: 
         )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(n=st.integers(1, 30), seed=st.integers(0, 1000), spread=st.integers(0, 20))
 def test_bounds_of_rescaled_matrices_hold_for_wild_diagonals_and_empty_rows(n: int, seed: int, spread: int) -> None:
     d = torch.logspace(0, -spread, n, dtype=torch.float64)[

@@ -39,7 +39,7 @@ def test_step_and_product_counts(p: int) -> None:
         assert (len(schedule.steps), schedule.products) == expected
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     p=st.integers(1, 9),
     exponent=st.floats(0.1, 11.9),
