@@ -32,7 +32,7 @@ def largest(G: Tensor) -> float:
 @settings(max_examples=40)
 @given(
     m=st.integers(1, 40), n=st.integers(1, 40), seed=st.integers(0, 1000), spread=st.floats(0.0, 4.0),
-    power=st.integers(-40, 40), dtype=st.sampled_from((torch.float32, torch.float64)),
+    power=st.integers(-40, 30), dtype=st.sampled_from((torch.float32, torch.float64)),
 )  # fmt: skip
 def test_bounds_hold_and_estimates_stay_below(
     m: int, n: int, seed: int, spread: float, power: int, dtype: torch.dtype
