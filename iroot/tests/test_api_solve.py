@@ -130,5 +130,5 @@ def test_tensor_core_products_are_refined_on_a_gpu(precision: str) -> None:
     assert not result.fell_back
     assert distance(result.value.cpu(), A.cpu(), B.cpu()) < (1e-3 if precision == "bf16" else 1e-4)
     hard = posed(512, 1e4).float().cuda()
-    fallen = iroot.solve_nonspd(hard, B, method="coupled_pe", precision=precision, lower=0.99e-4)
+    fallen = iroot.solve_nonspd(hard, B, rtol=1e-2, method="coupled_pe", precision=precision, lower=0.99e-4)
     assert fallen.termination is Termination.FELL_BACK

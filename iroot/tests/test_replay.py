@@ -35,7 +35,7 @@ def posed(seed: int, batch: tuple[int, ...] = (), dtype: torch.dtype = torch.flo
 def allocations(call: Callable[[], object]) -> list[tuple[str, int]]:
     """What the CPU's allocator gave during a call."""
     call()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as observed:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as observed:
         call()
     return [(event.name, event.self_cpu_memory_usage) for event in observed.events() if event.self_cpu_memory_usage > 0]
 
