@@ -1,7 +1,7 @@
 # Device functions carry no Python types, and Triton has no type information:
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-calls=False
 # mypy: disallow-untyped-decorators=False
-"""The loops over the depth of a product, one tile each: plain or wide, with one accumulator or a promoted one."""
+"""Where a program's tile lies, and the loops over the depth: plain or wide, one accumulator or a promoted one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,19 @@ import triton
 import triton.language as tl
 
 from iroot.kernels.operands import load_block
+
+
+@triton.jit
+def place_in_strips(program, row_blocks, column_blocks, GROUP: tl.constexpr):
+    """Batch, row and column of a program's tile, in strips of GROUP rows of tiles: programs of one time share operands
+    in L2.
+    """
+    tiles = row_blocks * column_blocks
+    tile = program % tiles
+    strip = tile // (GROUP * column_blocks)
+    height = min(row_blocks - strip * GROUP, GROUP)
+    within = tile % (GROUP * column_blocks)
+    return program // tiles, strip * GROUP + within % height, within // height
 
 
 @triton.jit

@@ -18,6 +18,7 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from iroot.errors import InvalidInputError
+from iroot.kernels.mainloop import place_in_strips
 from iroot.kernels.multiply_add import EARLY_AREA, Blocking
 from iroot.kernels.operands import (
     OPERAND_DTYPES,
@@ -113,16 +114,10 @@ def _split_product_kernel(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr, PROMOTE_K: tl.constexpr, GROUP: tl.constexpr,
     A_ALONG_K: tl.constexpr, B_ALONG_K: tl.constexpr, OVERLAP: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """One tile per program, in strips of GROUP rows of tiles, so that programs of one time share operands in L2."""
-    program = tl.program_id(0)
-    tiles = row_blocks * column_blocks
-    batch = program // tiles
-    tile = program % tiles
-    strip = tile // (GROUP * column_blocks)
-    height = min(row_blocks - strip * GROUP, GROUP)
-    within = tile % (GROUP * column_blocks)
-    row = (strip * GROUP + within % height) * ROWS
-    col = within // height * COLUMNS
+    """One tile per program."""
+    batch, row, col = place_in_strips(tl.program_id(0), row_blocks, column_blocks, GROUP)
+    row *= ROWS
+    col *= COLUMNS
     if OVERLAP:
         # Everything above may run while the previous kernel finishes; everything below reads what it wrote.
         gdc_wait()
