@@ -111,7 +111,9 @@ def _of(begin: Callable[[Operands, Ops, Any], _coupled.Iteration]) -> Callable[[
 def _graded_trajectory(operands: Operands, ops: Ops, options: GradedOptions) -> Trajectory:
     p, A = _spd.root(operands), _spd.damped(operands)
     scale = get_scaling(options.scaling).function(A, ops)
-    schedule = find_schedule(_spd.interval_of(operands, scale, options.scaling), p, options)
+    schedule = find_schedule(
+        _spd.interval_of(operands, scale, options.scaling), p, ops.precision.unit_roundoff, options
+    )
     start, count = get_scaling(options.scaling).products, len(schedule.steps)
     return Trajectory(
         iterates=tuple(_graded_iterates(Graded(ops, options.promote_k), A / scale, schedule)),

@@ -44,6 +44,10 @@ class Ops(Protocol):
         """A rounded to the storage format."""
         ...
 
+    def cast_word(self, A: Tensor) -> Tensor:
+        """A rounded to the values that `matmul_wide` multiplies, held in the storage dtype: it rounds no further."""
+        ...
+
     def matmul(self, A: Tensor, B: Tensor) -> Tensor:
         """A B."""
         ...

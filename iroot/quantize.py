@@ -60,14 +60,23 @@ def tensor_scale(A: Tensor, number_format: NumberFormat) -> Tensor:
     return (largest.float() / number_format.largest).clamp_min(_SMALLEST_SCALE)
 
 
-def quantise(A: Tensor, number_format: NumberFormat, *, dtype: torch.dtype) -> Quantised:
+def power_of_two_scale(A: Tensor, number_format: NumberFormat) -> Tensor:
+    """The next power of two not below `tensor_scale`: what was rounded with it is not changed by rounding again.
+
+    Nor are the parts of such a matrix, whose own scale is the same or finer. Uses at least half of the range.
+    """
+    return tensor_scale(A, number_format).log2_().ceil_().exp2_()
+
+
+def quantise(A: Tensor, number_format: NumberFormat, *, dtype: torch.dtype, scale: Tensor | None = None) -> Quantised:
     """Round each matrix of A (..., m, n) to `number_format`, ties to even, values held in `dtype`.
 
     `dtype` must hold the grid exactly: the format's own, float32, or bfloat16 for the integers. The rounding error of
     an element is at most half a step: scale / 2 for integers, unit roundoff times the element for normal FP8 values.
-    A non-finite element makes the scale non-finite, and with it whatever is computed from it.
+    A non-finite element makes the scale non-finite, and with it whatever is computed from it. Without `scale`
+    (..., 1, 1) it is `tensor_scale`.
     """
-    scale = tensor_scale(A, number_format)
+    scale = tensor_scale(A, number_format) if scale is None else scale
     levels = (A / scale).clamp_(-number_format.largest, number_format.largest)
     levels = levels.round_() if number_format.dtype is None else levels.to(number_format.dtype)
     return Quantised(levels.to(dtype), scale)

@@ -52,6 +52,10 @@ class TorchOps(ABC):
         """A rounded to the storage format."""
         return A.to(self.storage)
 
+    def cast_word(self, A: Tensor) -> Tensor:
+        """A rounded to the storage format, whose values the products take as they are."""
+        return self.cast(A)
+
     def matmul(self, A: Tensor, B: Tensor) -> Tensor:
         """A B."""
         return self._multiply_add(A, B, None, 1.0, 0.0)

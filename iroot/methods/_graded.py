@@ -31,6 +31,11 @@ from iroot.schedules import Design, Schedule, Step, power_products, schedule_for
 # then diverges (diagonal, fp16, p = 2, n = 128: NaN; logspace_1e4, bf16, p = 1, n = 512: error 55). Deflated by 0.5 %
 # neither does, and no shipped problem takes a step more (CPU emulation, 2026-11).
 _SAFETY = 1.005
+# An 8-bit word pushes further: 1.28 and 3.2 unit roundoffs, which change nothing in 16 bits. With 1.005 and 0.03 and a
+# target of 7e-3, E4M3 diverges at kappa 1e3, n = 128, with half of the eigenvalues small (p = 1) and on a diagonal
+# matrix (p = 2); with these the errors are 0.33 and 0.033 (CPU emulation, 2026-11).
+_SAFETY_ROUNDOFFS = 1.28
+_CUSHION_ROUNDOFFS = 3.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +45,7 @@ class GradedOptions:
     Attributes:
         target: error of the schedule in exact arithmetic.
         min_cushion: steps are added until the cushion is at least this, in [0, 0.5]: at p = 2, kappa 1e5 and n = 2048
-            the step that 0.03 adds takes the error from 1e-2 to 8e-4.
+            the step that 0.03 adds takes the error from 1e-2 to 8e-4. 8-bit words take at least 0.2.
         scaling: name of the normalisation (`iroot.scaling`).
         promote_k: columns of Y W after which a tensor core's sum is added to a float32 one, 0 for never, else at
             least 16. Fused kernels take 512 and restore the trace; 0 also does without them.
@@ -60,15 +65,17 @@ class GradedOptions:
         get_scaling(self.scaling)
 
 
-def find_schedule(interval: _spd.Interval, p: int, options: GradedOptions) -> Schedule:
+def find_schedule(interval: _spd.Interval, p: int, unit_roundoff: float, options: GradedOptions) -> Schedule:
     """Quadratic steps with a cushion, for a spectrum in `interval`."""
-    return _schedule(p, interval.lower, interval.headroom, options.target, options.min_cushion)
+    safety = max(_SAFETY, 1.0 + _SAFETY_ROUNDOFFS * unit_roundoff)
+    cushion = max(options.min_cushion, _CUSHION_ROUNDOFFS * unit_roundoff)
+    return _schedule(p, interval.lower, interval.headroom, safety, options.target, cushion)
 
 
 @host_constant
-def _schedule(p: int, lower: float, headroom: float, target: float, min_cushion: float) -> Schedule:
+def _schedule(p: int, lower: float, headroom: float, safety: float, target: float, min_cushion: float) -> Schedule:
     # Numbers, not records, as arguments: torch.compile takes the result for a constant of them.
-    design = Design(p=p, lower=lower, headroom=headroom, safety=_SAFETY)
+    design = Design(p=p, lower=lower, headroom=headroom, safety=safety)
     return schedule_for(design, target=target, min_cushion=min_cushion)
 
 
@@ -105,7 +112,7 @@ class Graded:
         shift = M.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
         rest = M.clone()
         rest.diagonal(dim1=-2, dim2=-1).sub_(shift[..., 0])
-        return Word(shift=shift, word=self.ops.cast(rest))
+        return Word(shift=shift, word=self.ops.cast_word(rest))
 
     def promoted_matmul(self, A: Tensor, B: Tensor) -> Tensor:
         """A B in float32, A and B 16-bit; partial products over `promote_k` columns are added in float32.
@@ -128,7 +135,7 @@ class Graded:
     def apply(self, B: Word, Z: Tensor) -> Tensor:
         """(b I + B) Z for a block Z (..., n, k) in float32, rounded over its largest entry."""
         size = Z.abs().amax((-2, -1), keepdim=True).clamp_min(1e-30)
-        return self.ops.matmul_wide(B.word, self.ops.cast(Z / size)).to(Z.dtype).mul_(size).addcmul_(B.shift, Z)
+        return self.ops.matmul_wide(B.word, self.ops.cast_word(Z / size)).to(Z.dtype).mul_(size).addcmul_(B.shift, Z)
 
     def apply_matrix(self, X: Tensor, Z: Tensor) -> Tensor:
         """X Z for X in float32 of any size, over its largest entry."""

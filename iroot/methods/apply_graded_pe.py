@@ -7,7 +7,7 @@ from torch import Tensor
 from iroot.methods import _spd
 from iroot.methods._graded import Graded, GradedOptions, find_schedule, step_products
 from iroot.methods.apply_coupled_pe import applies_factors
-from iroot.methods.graded_pe import accuracy, fused_root, planned_schedule
+from iroot.methods.graded_pe import WORDS, accuracy, fused_root, planned_schedule
 from iroot.ops import Ops
 from iroot.registry import MethodSpec, Operands, Workload, register
 from iroot.scaling import get_scaling
@@ -32,7 +32,9 @@ def apply_graded_pe(operands: Operands, ops: Ops, options: GradedOptions) -> Ten
         return graded.apply_matrix(fused, columns.Z).mul_(columns.scale).to(operands.A.dtype)
     A = _spd.damped(operands)
     scale = get_scaling(options.scaling).function(A, ops)
-    schedule = find_schedule(_spd.interval_of(operands, scale, options.scaling), p, options)
+    schedule = find_schedule(
+        _spd.interval_of(operands, scale, options.scaling), p, ops.precision.unit_roundoff, options
+    )
     Y = A / scale
     taken_off = 1.0
     Z = columns.Z
@@ -63,7 +65,7 @@ register(
         task="inverse_apply",
         function=apply_graded_pe,
         options=GradedOptions,
-        precisions=("bf16", "fp16", "bf16_emulated", "fp16_emulated"),
+        precisions=WORDS,
         flops=flops,
         bytes_moved=_spd.apply_bytes,
         accuracy=accuracy,

@@ -113,7 +113,7 @@ def _plan(p: int, lower: float, headroom: float, unit_roundoff: float, options: 
 
 @lru_cache(maxsize=256)
 def _find_plan(p: int, lower: float, headroom: float, unit_roundoff: float, options: HybridOptions) -> Plan:
-    steps = find_schedule(_spd.Interval(lower=lower, headroom=headroom), p, options.graded()).steps
+    steps = find_schedule(_spd.Interval(lower=lower, headroom=headroom), p, unit_roundoff, options.graded()).steps
     for j, step in enumerate(steps):
         # Noise of the steps taken moves both ends: 64 u at the small one, relative to it, 6 u at the large one.
         margin = unit_roundoff if j else 0.0

@@ -15,7 +15,10 @@ from iroot.registry import MethodSpec, Operands, Workload, register
 from iroot.scaling import get_scaling
 from iroot.schedules import Schedule
 
-__all__ = ["GradedOptions", "accuracy", "flops", "fused_root", "graded_pe", "planned_schedule"]
+WORDS = ("bf16", "fp16", "fp8_e4m3", "bf16_emulated", "fp16_emulated", "fp8_e4m3_emulated")
+"""Precisions whose operands are one word of at most 16 bits."""
+
+__all__ = ["WORDS", "GradedOptions", "accuracy", "flops", "fused_root", "graded_pe", "planned_schedule"]
 
 
 def graded_pe(operands: Operands, ops: Ops, options: GradedOptions) -> Tensor:
@@ -24,6 +27,8 @@ def graded_pe(operands: Operands, ops: Ops, options: GradedOptions) -> Tensor:
     `iroot/methods/_graded.py` says why this succeeds in 16 bits where a coupled iteration fails.
 
     Error in float16, p = 2: 1e-3 for kappa 1e2 to 1e5; the residual X^p A - I is larger than that suggests (up to 2).
+    Error in FP8 E4M3, log-spaced spectra: 5.3e-2 for kappa 1e1 to 1e3, 0.2 at 1e4, divergence from 1e5 on; with half of
+    the eigenvalues small 8e-2 at kappa 300 and 0.33 at 1e3 (p = 1, 2, 4, n = 64 to 320, CPU emulation, 2026-11).
     """
     p = _spd.root(operands)
     fused = fused_root(operands, ops, options)
@@ -31,7 +36,9 @@ def graded_pe(operands: Operands, ops: Ops, options: GradedOptions) -> Tensor:
         return fused
     A = _spd.damped(operands)
     scale = get_scaling(options.scaling).function(A, ops)
-    schedule = find_schedule(_spd.interval_of(operands, scale, options.scaling), p, options)
+    schedule = find_schedule(
+        _spd.interval_of(operands, scale, options.scaling), p, ops.precision.unit_roundoff, options
+    )
     X, taken_off = Graded(ops, options.promote_k).inverse_root(A / scale, schedule)
     return _spd.restore(X, scale * taken_off**p, p, operands.A.dtype)
 
@@ -44,7 +51,9 @@ def fused_root(operands: Operands, ops: Ops, options: GradedOptions) -> Tensor |
     scale = ops.square_bound(operands.A, eps=operands.eps)
     if scale is None:
         return None
-    schedule = find_schedule(_spd.interval_of(operands, scale, options.scaling), p, options)
+    schedule = find_schedule(
+        _spd.interval_of(operands, scale, options.scaling), p, ops.precision.unit_roundoff, options
+    )
     return ops.graded_root(operands.A, scale, word_steps(schedule), p=p, eps=operands.eps)
 
 
@@ -52,7 +61,7 @@ def planned_schedule(workload: Workload, options: GradedOptions) -> Schedule:
     """The schedule that a call with this workload uses."""
     assert workload.p is not None
     interval = _spd.known_interval(workload.lower, workload.n, options.scaling)
-    return find_schedule(interval, workload.p, options)
+    return find_schedule(interval, workload.p, get_precision(workload.precision).unit_roundoff, options)
 
 
 def flops(workload: Workload, options: GradedOptions) -> float:
@@ -68,6 +77,8 @@ def accuracy(workload: Workload, options: GradedOptions) -> float | None:
 
     About three times what is measured at n = 48 to 300 (CPU, p = 1, 2, 3, 4, 8): 1.5 u at kappa 1e4; 5 u in float16 and
     28 u in bfloat16 at kappa 1e6. A tensor core's sum over all of n loses further digits: times n / 512 above that.
+    For FP8 E4M3 None from kappa 650 on. Measured up to there: 0.9 u with log-spaced eigenvalues, and with half of them
+    small 1.3 u at kappa 300 and 2.8 u at 600 (n = 128 and 320, 2026-11).
     """
     if workload.lower is None:
         return None
@@ -83,12 +94,12 @@ register(
         task="inverse_root",
         function=graded_pe,
         options=GradedOptions,
-        precisions=("bf16", "fp16", "bf16_emulated", "fp16_emulated"),
+        precisions=WORDS,
         flops=flops,
         bytes_moved=_spd.root_bytes,
         accuracy=accuracy,
         steps=lambda workload, options: len(planned_schedule(workload, options).steps),
-        summary="coupled minimax iteration with an exact linear term: 16-bit products, float32 iterates",
+        summary="coupled minimax iteration with an exact linear term: 16- or 8-bit products, float32 iterates",
         citation="this project; minimax steps as in Amsel et al., The Polar Express, 2025, arXiv 2505.16932",
     )
 )

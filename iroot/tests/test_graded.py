@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from iroot.errors import InvalidInputError
-from iroot.methods._graded import Graded, Word, value
+from iroot.methods._graded import Graded, GradedOptions, Word, find_schedule, value
 from iroot.methods._spd import Interval
 from iroot.methods.apply_hybrid import HybridOptions, find_plan
 from iroot.ops import make_ops
 from iroot.precision import get_precision
 from iroot.registry import MethodSpec, Operands, Workload, get_method
+from iroot.scaled_ops import Float8Ops
 from iroot.tests.test_inverse_apply import distance, exact, posed
 from iroot.torch_ops import EmulatedOps
 
@@ -112,6 +113,72 @@ def test_costs_of_the_applies() -> None:
     assert flops(HYBRID, 16) < 0.75 * flops(APPLY, 16)
     assert flops(APPLY, 16) < root + 2 * 1024**2 * 16
     assert flops(APPLY, 1024) == root + 2 * 1024**3
+
+
+def half_small(n: int, kappa: float) -> Tensor:
+    """The hardest spectrum in 8 bits: half of the eigenvalues 1 / kappa, the others 1."""
+    Q, _ = torch.linalg.qr(torch.randn(n, n, generator=torch.Generator().manual_seed(7), dtype=torch.float64))
+    eigenvalues = torch.ones(n, dtype=torch.float64)
+    eigenvalues[: n // 2] = 1.0 / kappa
+    A: Tensor = (Q * eigenvalues) @ Q.mT
+    return A
+
+
+@pytest.mark.parametrize("kappa", [1e1, 1e2, 1e3])
+@pytest.mark.parametrize("p", [1, 2, 4])
+def test_8_bit_words_reach_7e_2_on_log_spaced_spectra(p: int, kappa: float) -> None:
+    A, B = posed(128, 8, kappa)
+    ops, operands = make_ops("fp8_e4m3_emulated", CPU), Operands(A=A.float(), B=B.float(), p=p, lower=0.99 / kappa)
+    assert distance(ROOT.function(operands, ops, ROOT.options()), exact(A, torch.eye(128).double(), p)) < 7e-2
+    assert distance(APPLY.function(operands, ops, APPLY.options()), exact(A, B, p)) < 7e-2
+
+
+@pytest.mark.parametrize("kappa", [30.0, 300.0, 600.0])
+@pytest.mark.parametrize("p", [1, 2, 4])
+def test_8_bit_words_keep_what_is_stated_on_the_hardest_spectrum(p: int, kappa: float) -> None:
+    A = half_small(128, kappa)
+    ops, workload = (
+        make_ops("fp8_e4m3_emulated", CPU),
+        Workload(m=128, n=128, p=p, precision="fp8_e4m3_emulated", lower=1.0 / kappa),
+    )
+    stated = ROOT.accuracy(workload, ROOT.options())
+    assert stated is not None
+    X = ROOT.function(Operands(A=A.float(), p=p, lower=1.0 / kappa), ops, ROOT.options())
+    assert distance(X, exact(A, torch.eye(128).double(), p)) < stated
+    assert ROOT.accuracy(replace(workload, lower=1e-3), ROOT.options()) is None
+
+
+def test_8_bit_products_multiply_words_and_their_parts_as_they_are() -> None:
+    """What a second rounding would cost: every product would see another word than the scalar terms do."""
+    for ops in (make_ops("fp8_e4m3_emulated", CPU), Float8Ops(get_precision("fp8_e4m3"), CPU)):
+        A, B = (ops.cast_word(posed(64, 1, kappa)[0].float()) for kappa in (10.0, 1e3))
+        assert torch.equal(ops.cast_word(A), A)
+        expected = A.double() @ B.double()
+        for promote_k in (0, 16, 48):
+            product = Graded(ops, promote_k).promoted_matmul(A, B)
+            assert product.dtype == torch.float32
+            torch.testing.assert_close(product.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_8_bit_tensor_cores_give_what_the_emulation_gives() -> None:
+    A, _ = posed(64, 1, 1e2)
+    operands, native = Operands(A=A.float(), p=2, lower=0.0099), Float8Ops(get_precision("fp8_e4m3"), CPU)
+    first, second = (
+        ROOT.function(operands, ops, ROOT.options()) for ops in (native, make_ops("fp8_e4m3_emulated", CPU))
+    )
+    # The scaling's square is rounded differently, and then the words are.
+    assert distance(first, second.double()) < 3e-2
+    assert distance(first, exact(A, torch.eye(64).double(), 2)) < 7e-2
+
+
+def test_16_bit_schedules_are_those_of_a_roundoff_of_zero() -> None:
+    for precision in ("fp16", "bf16"):
+        u = get_precision(precision).unit_roundoff
+        for p in (1, 2, 4):
+            found, plain = (
+                find_schedule(Interval(lower=1e-3, headroom=0.0), p, each, GradedOptions()) for each in (u, 0.0)
+            )
+            assert found == plain
 
 
 @pytest.mark.parametrize("values", [{"promote_k": 8}, {"promote_k": -1}, {"min_cushion": 0.7}])

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from iroot.quantize import FORMATS, NumberFormat, Quantised, dequantise, quantise, tensor_scale
+from iroot.quantize import FORMATS, NumberFormat, Quantised, dequantise, power_of_two_scale, quantise, tensor_scale
 
 FORMAT_NAMES = tuple(FORMATS)
 
@@ -82,6 +82,21 @@ def test_every_matrix_of_a_batch_has_its_own_scale() -> None:
     assert scale.shape == (2, 3, 1, 1)
     assert scale.dtype == torch.float32
     torch.testing.assert_close(scale, A.abs().amax((-2, -1), keepdim=True) / 127)
+
+
+@pytest.mark.parametrize("name", FORMAT_NAMES)
+def test_rounding_with_a_power_of_two_again_changes_nothing(name: str) -> None:
+    number_format = FORMATS[name]
+    for size in (1e-8, 1.0, 448.0, 3e12):
+        A = gaussian(2, 16, 24) * size
+        scale = power_of_two_scale(A, number_format)
+        assert (torch.frexp(scale).mantissa == 0.5).all()
+        ratio = scale / tensor_scale(A, number_format)
+        assert ((ratio >= 1.0) & (ratio < 2.0)).all()
+        word = dequantise(quantise(A, number_format, dtype=torch.float32, scale=scale))
+        for part in (word, word[..., :8], word[:, 3:5]):
+            again = quantise(part, number_format, dtype=torch.float32, scale=power_of_two_scale(part, number_format))
+            assert torch.equal(dequantise(again), part)
 
 
 @pytest.mark.parametrize("name", FORMAT_NAMES)

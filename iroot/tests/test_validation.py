@@ -140,7 +140,8 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "a precision the method lacks": (
         lambda: iroot.inverse_root(A, 2, method="graded_pe", precision="fp32"),
-        "graded_pe must run in one of bf16, bf16_emulated, fp16, fp16_emulated, got precision 'fp32'",
+        "graded_pe must run in one of bf16, bf16_emulated, fp16, fp16_emulated, fp8_e4m3, fp8_e4m3_emulated, "
+        "got precision 'fp32'",
     ),
     "workspace of another kind": (
         lambda: iroot.polar(A, workspace={}),  # type: ignore[arg-type]
