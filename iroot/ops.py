@@ -15,7 +15,7 @@ from torch import Tensor
 
 from iroot.errors import UnsupportedError
 from iroot.graded_steps import WordStep
-from iroot.precision import QUANTISED, SPLIT, Precision, get_precision, unsupported_reason
+from iroot.precision import FINELY_SCALED, QUANTISED, SPLIT, Precision, get_precision, unsupported_reason
 from iroot.registry import Backend
 from iroot.scaled_ops import make_scaled_ops
 from iroot.split_ops import SplitOps
@@ -102,7 +102,7 @@ def make_ops(precision: str | Precision, device: torch.device, backend: Backend 
     reason = unsupported_reason(plan, device)
     if reason is not None:
         raise UnsupportedError(f"precision '{plan.name}' cannot run on {device}: {reason}")
-    if plan.name in QUANTISED:
+    if plan.name in QUANTISED + FINELY_SCALED:
         return make_scaled_ops(plan, device)
     if plan.name in SPLIT:
         if backend != "torch" and device.type == "cuda":

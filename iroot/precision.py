@@ -15,6 +15,7 @@ import torch
 from iroot.errors import UnknownNameError
 
 Execution = Literal["native", "emulated", "simulated"]
+Granularity = Literal["tensor", "row", "block"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +28,13 @@ class Precision:
         storage: torch dtype the iterates and results are held in (emulated formats live in float32).
         unit_roundoff: largest relative rounding error of `operand` (for integers: half a step of a full-scale value).
         execution: `native` uses the machine's own unit; `emulated` rounds operands to the format and multiplies in
-            float32; `simulated` quantises and dequantises with a per-tensor scale and multiplies in `storage`.
+            float32; `simulated` quantises, multiplies in `storage` and applies the scales to the product.
         capability: lowest CUDA compute capability that has the unit, or None where no GPU unit is needed.
         cpu: whether a CPU has it.
         summary: one line for reports.
         words: numbers of the operand format that an operand's entry is split into.
+        scales: of a quantised operand: one for the matrix, one for each row of the left and column of the right
+            operand, or one for 1 x 128 blocks of those (`quantize.BLOCK`).
     """
 
     name: str
@@ -43,6 +46,7 @@ class Precision:
     cpu: bool
     summary: str
     words: int = 1
+    scales: Granularity = "tensor"
 
     @property
     def products(self) -> int:
@@ -99,6 +103,18 @@ _ROWS = (
     Precision(name="fp8_e5m2_emulated", operand="float8_e5m2", storage=torch.float32, unit_roundoff=2.0**-3,
               execution="emulated", capability=None, cpu=True,
               summary="left operand rounded to FP8 E5M2, right to E4M3, per-tensor scales, products in float32"),
+    Precision(name="fp8_e4m3_row", operand="float8_e4m3fn", storage=torch.bfloat16, unit_roundoff=2.0**-4,
+              execution="native", capability=(9, 0), cpu=False, scales="row",
+              summary="FP8 E4M3 operands with a scale per row or column, bfloat16 storage"),
+    Precision(name="fp8_e4m3_row_emulated", operand="float8_e4m3fn", storage=torch.float32, unit_roundoff=2.0**-4,
+              execution="emulated", capability=None, cpu=True, scales="row",
+              summary="operands rounded to FP8 E4M3 with a scale per row or column, products in float32"),
+    Precision(name="fp8_e4m3_block_sim", operand="float8_e4m3fn", storage=torch.bfloat16, unit_roundoff=2.0**-4,
+              execution="simulated", capability=(8, 9), cpu=True, scales="block",
+              summary="FP8 E4M3 operands with a scale per 1 x 128 block, products in bfloat16 (float32 on a CPU)"),
+    Precision(name="int8_block_sim", operand="int8", storage=torch.bfloat16, unit_roundoff=0.5 / 127,
+              execution="simulated", capability=(8, 0), cpu=True, scales="block",
+              summary="255 levels with a scale per 1 x 128 block, products in bfloat16 (float32 on a CPU)"),
 )  # fmt: skip
 
 PRECISIONS: dict[str, Precision] = {row.name: row for row in _ROWS}
@@ -113,6 +129,9 @@ QUANTISED = (
     "fp8_e4m3", "fp8_e5m2", "int8", "int8_sim", "int4_sim", "fp8_e4m3_emulated", "fp8_e5m2_emulated",
 )  # fmt: skip
 """Precisions with scaled operands; served by the polar methods and `gemm`."""
+
+FINELY_SCALED = ("fp8_e4m3_row", "fp8_e4m3_row_emulated", "fp8_e4m3_block_sim", "int8_block_sim")
+"""Precisions with a scale per row or per block; served by `newton_schulz` and `polar_express`."""
 
 
 def get_precision(name: str) -> Precision:

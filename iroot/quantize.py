@@ -1,4 +1,4 @@
-"""Quantisation with one scale per matrix: A ~ scale * values, values on the grid of an 8- or 4-bit format.
+"""Quantisation with a scale per matrix, row or block: A ~ scale * values, values on the grid of an 8- or 4-bit format.
 
     scale = max |A| / largest,   values = round(A / scale)
 
@@ -13,6 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from iroot.precision import Granularity
+
+BLOCK = 128
+"""Columns that share a scale in blocks."""
 _SMALLEST_SCALE = 2.0**-120  # the scale of a zero matrix: its reciprocal and its product with 448^2 are finite
 
 
@@ -43,7 +47,10 @@ FORMATS: dict[str, NumberFormat] = {
 
 @dataclass(frozen=True)
 class Quantised:
-    """values (..., m, n) on the grid of a format and scale (..., 1, 1) in float32; stands for scale * values."""
+    """values (..., m, n) on the grid of a format and their scales in float32; stands for scale * values.
+
+    A scale is (..., 1, 1) for the matrix, (..., m, 1) for rows or (..., m, ceil(n / BLOCK)) for blocks of a row.
+    """
 
     values: Tensor
     scale: Tensor
@@ -51,12 +58,21 @@ class Quantised:
     @property
     def mT(self) -> Quantised:
         """The transpose, without a copy."""
-        return Quantised(self.values.mT, self.scale)
+        return Quantised(self.values.mT, self.scale.mT)
 
 
 def tensor_scale(A: Tensor, number_format: NumberFormat) -> Tensor:
     """max |A| / largest for each matrix of A (..., m, n), as a float32 tensor (..., 1, 1); never zero."""
     largest: Tensor = torch.linalg.vector_norm(A, ord=float("inf"), dim=(-2, -1), keepdim=True)
+    return (largest.float() / number_format.largest).clamp_min(_SMALLEST_SCALE)
+
+
+def find_scale(A: Tensor, number_format: NumberFormat, granularity: Granularity) -> Tensor:
+    """max |A| / largest over each matrix, row or 1 x BLOCK block of A (..., m, n), shaped as in `Quantised`."""
+    if granularity == "tensor":
+        return tensor_scale(A, number_format)
+    width = A.shape[-1] if granularity == "row" else BLOCK
+    largest = torch.stack([block.abs().amax(-1) for block in torch.split(A, width, dim=-1)], dim=-1)
     return (largest.float() / number_format.largest).clamp_min(_SMALLEST_SCALE)
 
 
@@ -74,14 +90,21 @@ def quantise(A: Tensor, number_format: NumberFormat, *, dtype: torch.dtype, scal
     `dtype` must hold the grid exactly: the format's own, float32, or bfloat16 for the integers. The rounding error of
     an element is at most half a step: scale / 2 for integers, unit roundoff times the element for normal FP8 values.
     A non-finite element makes the scale non-finite, and with it whatever is computed from it. Without `scale`
-    (..., 1, 1) it is `tensor_scale`.
+    it is `tensor_scale`.
     """
     scale = tensor_scale(A, number_format) if scale is None else scale
-    levels = (A / scale).clamp_(-number_format.largest, number_format.largest)
+    levels = (A / _spread(scale, A.shape[-1])).clamp_(-number_format.largest, number_format.largest)
     levels = levels.round_() if number_format.dtype is None else levels.to(number_format.dtype)
     return Quantised(levels.to(dtype), scale)
 
 
 def dequantise(quantised: Quantised) -> Tensor:
     """scale * values in float32."""
-    return quantised.values.float() * quantised.scale
+    return quantised.values.float() * _spread(quantised.scale, quantised.values.shape[-1])
+
+
+def _spread(scale: Tensor, columns: int) -> Tensor:
+    """The scale of every column; what is one for all of them stays one."""
+    if scale.shape[-1] == 1:
+        return scale
+    return scale[..., None].expand(*scale.shape, BLOCK).flatten(-2)[..., :columns]

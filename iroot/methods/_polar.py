@@ -20,7 +20,7 @@ from torch import Tensor
 from iroot.coefficients import OddQuintic
 from iroot.methods._operands import require_matrix
 from iroot.ops import Ops
-from iroot.precision import QUANTISED, get_precision
+from iroot.precision import FINELY_SCALED, QUANTISED, get_precision
 from iroot.registry import Operands, Workload
 
 Normalisation = Literal["square", "gram", "frobenius"]
@@ -168,7 +168,7 @@ def polar_accuracy(workload: Workload, recipe: Recipe) -> float | None:
     (logspace spectra to 1e6, up to 512 x 512, 3 to 12 steps, CPU, 2026-11): 2.5 u in bfloat16 and float16, 14 u in
     float32. Per-tensor scales state nothing: their step follows the largest element of each operand.
     """
-    if workload.lower is None or workload.precision in QUANTISED:
+    if workload.lower is None or workload.precision in QUANTISED + FINELY_SCALED:
         return None
     rank = min(workload.m, workload.n)
     looseness = rank ** _LOOSENESS[recipe.normalisation]  # bound / sigma_max is at most this

@@ -24,7 +24,7 @@ from iroot.methods._polar import (
     polar_flops,
 )
 from iroot.ops import Ops
-from iroot.precision import FLOATING, QUANTISED
+from iroot.precision import FINELY_SCALED, FLOATING, QUANTISED
 from iroot.registry import MethodSpec, Operands, register
 from iroot.table_files import find_table
 
@@ -77,7 +77,7 @@ register(
         task="polar",
         function=newton_schulz,
         options=NewtonSchulzOptions,
-        precisions=FLOATING + QUANTISED,
+        precisions=FLOATING + QUANTISED + FINELY_SCALED,
         flops=lambda workload, options: polar_flops(workload, options.recipe()),
         bytes_moved=lambda workload, options: polar_bytes(workload),
         accuracy=lambda workload, options: polar_accuracy(workload, options.recipe()),

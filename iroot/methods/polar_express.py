@@ -24,7 +24,7 @@ from iroot.methods._polar import (
 )
 from iroot.ops import Ops
 from iroot.polar_schedules import polar_schedule
-from iroot.precision import FLOATING, QUANTISED, SPLIT, get_precision
+from iroot.precision import FINELY_SCALED, FLOATING, QUANTISED, SPLIT, get_precision
 from iroot.registry import MethodSpec, Operands, register
 
 # The first quintic has slope 22 at s = 1, so FP8's rounding pushes a spectrum that touches 1 out of the range: E4M3,
@@ -96,7 +96,7 @@ register(
         task="polar",
         function=polar_express,
         options=PolarExpressOptions,
-        precisions=FLOATING + SPLIT + QUANTISED,
+        precisions=FLOATING + SPLIT + QUANTISED + FINELY_SCALED,
         flops=lambda workload, options: polar_flops(workload, options.recipe(workload.precision)),
         bytes_moved=lambda workload, options: polar_bytes(workload),
         accuracy=lambda workload, options: polar_accuracy(workload, options.recipe(workload.precision)),

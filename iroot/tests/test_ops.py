@@ -10,7 +10,7 @@ from torch import Tensor
 
 from iroot.errors import UnknownNameError, UnsupportedError
 from iroot.ops import Ops, make_ops
-from iroot.precision import PRECISIONS, QUANTISED, get_precision, unsupported_reason
+from iroot.precision import FINELY_SCALED, PRECISIONS, QUANTISED, get_precision, unsupported_reason
 from iroot.quantize import FORMATS, dequantise, quantise
 from iroot.scaled_ops import Float8Ops, Int8Ops
 from iroot.torch_ops import FloatingOps
@@ -19,7 +19,8 @@ CPU = torch.device("cpu")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SERVED = tuple(name for name, row in PRECISIONS.items() if unsupported_reason(row, DEVICE) is None)
 # torch has reference kernels of the FP8 and INT8 products on a CPU: the code path is tested there too.
-NATIVE_SCALED = ("fp8_e4m3", "fp8_e5m2", "int8")
+NATIVE_SCALED = ("fp8_e4m3", "fp8_e4m3_row", "fp8_e5m2", "int8")
+SCALED = QUANTISED + FINELY_SCALED
 TESTED = SERVED if DEVICE.type == "cuda" else SERVED + NATIVE_SCALED
 
 
@@ -39,7 +40,7 @@ def operand_error(A: Tensor, precision: str, *, side: str) -> Tensor:
     largest = A.abs().amax((-2, -1), keepdim=True)
     if row.words == 2:
         return row.unit_roundoff * A.abs() + 2.0**-39 * largest
-    if precision not in QUANTISED:
+    if precision not in SCALED:
         return A.abs() * (row.unit_roundoff if precision == "tf32" else 0.0)
     if row.operand.startswith("int"):
         return row.unit_roundoff * (1 + 1e-5) * largest.expand_as(A)
@@ -57,7 +58,7 @@ def product_bound(A: Tensor, B: Tensor, precision: str) -> Tensor:
 def result_roundoff(precision: str) -> float:
     """Unit roundoff of the format results are rounded to; a scaled result is rounded up to three times."""
     row = get_precision(precision)
-    if precision in QUANTISED:
+    if precision in SCALED:
         return 3 * 2.0**-8
     stored_short = row.execution == "emulated" and row.words == 1
     return row.unit_roundoff if stored_short else torch.finfo(row.storage).eps / 2
@@ -144,7 +145,24 @@ def test_integer_operands_are_on_the_grid(name: str) -> None:
     torch.testing.assert_close(product, expected, rtol=2 * 2.0**-8, atol=0.0)
 
 
-@pytest.mark.parametrize("name", [name for name in TESTED if name in QUANTISED])
+@pytest.mark.parametrize("name", [name for name in TESTED if name in FINELY_SCALED])
+def test_a_small_row_and_a_small_column_keep_their_digits(name: str) -> None:
+    """Rows of A and columns of B from 1e-6 to 1e6, K of more than one block: all of A B to the format's own error."""
+    A, B = gaussian(32, 304), gaussian(304, 48, seed=1)
+    rows, columns = (torch.logspace(-6, 6, count, dtype=torch.float64, device=DEVICE) for count in (32, 48))
+
+    def errors(ops: Ops) -> Tensor:
+        left, right = ops.cast(A * rows[:, None]), ops.cast(B * columns)
+        error = (ops.matmul(left, right).double() - left.double() @ right.double()) / (rows[:, None] * columns)
+        size: Tensor = error.square().mean(-1).sqrt() / 304**0.5
+        return size
+
+    unit_roundoff = 2.0**-4 if "fp8" in name else 2.0**-6
+    assert (errors(ops_of(name)) < unit_roundoff).all()
+    assert (errors(ops_of("int8_sim")) > 0.5).any()
+
+
+@pytest.mark.parametrize("name", [name for name in TESTED if name in SCALED])
 def test_a_multiple_of_the_identity_is_exact_in_symmetric_operations(name: str) -> None:
     """50 I + E loses E to the grid when it is quantised as a whole; the scaled operations split 50 I off."""
     ops = ops_of(name)

@@ -12,7 +12,7 @@ from iroot.coefficients import named_table
 from iroot.errors import InvalidInputError, UnknownNameError
 from iroot.methods._polar import composition_error
 from iroot.ops import make_ops
-from iroot.precision import FLOATING, PRECISIONS, QUANTISED, SPLIT, get_precision, unsupported_reason
+from iroot.precision import FINELY_SCALED, FLOATING, PRECISIONS, QUANTISED, SPLIT, get_precision, unsupported_reason
 from iroot.registry import MethodSpec, Operands, Workload, get_method, methods
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -93,7 +93,7 @@ def test_distance_to_the_true_factor(spec: MethodSpec, precision: str, shape: tu
     assert orthogonality(X) <= 2.2 * limit
 
 
-@pytest.mark.parametrize(("spec", "precision"), served(ITERATIVE, QUANTISED))
+@pytest.mark.parametrize(("spec", "precision"), served(ITERATIVE, QUANTISED + FINELY_SCALED))
 def test_quantised_precisions(spec: MethodSpec, precision: str) -> None:
     """INT8 stays within 0.05 of float32, FP8 within a band; INT4 has no accuracy and must only keep shape and dtype."""
     A = make_ops(precision, DEVICE).cast(torch.randn(128, 128, generator=torch.Generator().manual_seed(0)).to(DEVICE))

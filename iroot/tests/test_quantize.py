@@ -7,7 +7,18 @@ import math
 import pytest
 import torch
 
-from iroot.quantize import FORMATS, NumberFormat, Quantised, dequantise, power_of_two_scale, quantise, tensor_scale
+from iroot.precision import Granularity
+from iroot.quantize import (
+    BLOCK,
+    FORMATS,
+    NumberFormat,
+    Quantised,
+    dequantise,
+    find_scale,
+    power_of_two_scale,
+    quantise,
+    tensor_scale,
+)
 
 FORMAT_NAMES = tuple(FORMATS)
 
@@ -97,6 +108,30 @@ def test_rounding_with_a_power_of_two_again_changes_nothing(name: str) -> None:
         for part in (word, word[..., :8], word[:, 3:5]):
             again = quantise(part, number_format, dtype=torch.float32, scale=power_of_two_scale(part, number_format))
             assert torch.equal(dequantise(again), part)
+
+
+@pytest.mark.parametrize("columns", [100, 128, 300])
+@pytest.mark.parametrize("name", FORMAT_NAMES)
+def test_a_scale_per_row_or_block_is_its_largest_entry(name: str, columns: int) -> None:
+    A = gaussian(2, 5, columns) * torch.logspace(-4, 4, 5)[:, None] * torch.logspace(0, 3, columns)
+    row = find_scale(A, FORMATS[name], "row")
+    torch.testing.assert_close(row, A.abs().amax(-1, keepdim=True) / FORMATS[name].largest)
+    block = find_scale(A, FORMATS[name], "block")
+    assert block.shape == (2, 5, math.ceil(columns / BLOCK))
+    for j in range(block.shape[-1]):
+        largest = A[..., j * BLOCK : (j + 1) * BLOCK].abs().amax(-1)
+        torch.testing.assert_close(block[..., j], largest / FORMATS[name].largest)
+    assert torch.equal(find_scale(A, FORMATS[name], "tensor"), tensor_scale(A, FORMATS[name]))
+
+
+@pytest.mark.parametrize("granularity", ["row", "block"])
+def test_integers_are_half_a_step_of_their_own_scale_away(granularity: Granularity) -> None:
+    A = gaussian(2, 6, 300) * torch.logspace(-6, 6, 6)[:, None]
+    scale = find_scale(A, FORMATS["int8"], granularity)
+    error = (dequantise(quantise(A, FORMATS["int8"], dtype=torch.float32, scale=scale)) - A).abs()
+    for j in range(scale.shape[-1]):
+        columns = slice(j * BLOCK, (j + 1) * BLOCK) if granularity == "block" else slice(None)
+        assert (error[..., columns].amax(-1) <= 0.50001 * scale[..., j]).all()
 
 
 @pytest.mark.parametrize("name", FORMAT_NAMES)
