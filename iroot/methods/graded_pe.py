@@ -77,7 +77,7 @@ def accuracy(workload: Workload, options: GradedOptions) -> float | None:
 
     About three times what is measured at n = 48 to 300 (CPU, p = 1, 2, 3, 4, 8): 1.5 u at kappa 1e4; 5 u in float16 and
     28 u in bfloat16 at kappa 1e6. A tensor core's sum over all of n loses further digits: times n / 512 above that.
-    For FP8 E4M3 None from kappa 650 on. Measured up to there: 0.9 u with log-spaced eigenvalues, and with half of them
+    For FP8 E4M3 None from kappa 680 on. Measured up to there: 0.9 u with log-spaced eigenvalues, and with half of them
     small 1.3 u at kappa 300 and 2.8 u at 600 (n = 128 and 320, 2026-11).
     """
     if workload.lower is None:
