@@ -98,7 +98,7 @@ class Session:
     def measure(self, launch: int) -> None:
         """Measure what this launch still lacks, in the order that belongs to (seed, launch)."""
         run, cases = self.run, self._outstanding(launch)
-        self._observer.launch_started(launch, run.launches, len(cases))
+        self._observer.launch_started(launch, run.launches, len(cases), arm=run.arm)
         if cases:
             request = LaunchRequest(
                 run_id=run.run_id,

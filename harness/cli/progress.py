@@ -28,9 +28,10 @@ _SPEED_WINDOW_S = 60.0
 """A case takes milliseconds or seconds: the time left is judged by the last minute."""
 
 
-def launch_label(launch: int, total_launches: int) -> str:
-    """Launch 0 is the quality pass."""
-    return "quality pass" if launch == 0 else f"launch {launch}/{total_launches}"
+def launch_label(launch: int, total_launches: int, arm: str | None = None) -> str:
+    """Launch 0 is the quality pass; of two interleaved arms each line names its own."""
+    label = "quality pass" if launch == 0 else f"launch {launch}/{total_launches}"
+    return label if arm is None else f"{label} of {arm}"
 
 
 @contextmanager
@@ -41,7 +42,7 @@ def observed(console: Console) -> Iterator[Observer]:
         return
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.fields[launch]}"),
+        TextColumn("{task.fields[launch]}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -66,10 +67,11 @@ class BarObserver:
         """The bar's state."""
         return self._progress.tasks
 
-    def launch_started(self, launch: int, total_launches: int, cases: int) -> None:
+    def launch_started(self, launch: int, total_launches: int, cases: int, *, arm: str | None = None) -> None:
         """Launches to come are taken to have as many cases as this one: fewer only after failures or a resume."""
         total = self._done + cases * (total_launches - launch + 1)
-        self._progress.update(self._task, total=total, launch=launch_label(launch, total_launches), case="starting")
+        label = launch_label(launch, total_launches, arm)
+        self._progress.update(self._task, total=total, launch=label, case="starting")
 
     def case_started(self, launch: int, case_id: str) -> None:
         """Show the case by its name."""
@@ -92,15 +94,16 @@ class LineObserver:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._total_launches = 0
+        self._label = ""
         self._begun = 0.0
         self._planned = 0
         self._cases = 0
         self._defects: list[CaseResult] = []
 
-    def launch_started(self, launch: int, total_launches: int, cases: int) -> None:
+    def launch_started(self, launch: int, total_launches: int, cases: int, *, arm: str | None = None) -> None:
         """Begin counting."""
-        self._total_launches, self._planned, self._cases, self._defects = total_launches, cases, 0, []
+        self._label = launch_label(launch, total_launches, arm)
+        self._planned, self._cases, self._defects = cases, 0, []
         self._begun = time.perf_counter()
 
     def case_started(self, launch: int, case_id: str) -> None:
@@ -114,13 +117,12 @@ class LineObserver:
 
     def launch_finished(self, launch: int) -> None:
         """Print the line."""
-        label = launch_label(launch, self._total_launches)
         if self._planned == 0:
-            self._console.print(f"{label}: measured before", markup=False)
+            self._console.print(f"{self._label}: measured before", markup=False, soft_wrap=True)
             return
         took = time.perf_counter() - self._begun
         cases = f"{self._cases} case{'' if self._cases == 1 else 's'}"
-        self._console.print(f"{label}: {cases} in {took:.1f} s", markup=False)
+        self._console.print(f"{self._label}: {cases} in {took:.1f} s", markup=False, soft_wrap=True)
         for result in self._defects:
             self._console.print(f"  {_defect_line(launch, result)}", markup=False, soft_wrap=True)
 

@@ -26,7 +26,7 @@ class Recorder:
         self.started: list[tuple[int, str]] = []
         self.finished: list[tuple[int, CaseResult]] = []
 
-    def launch_started(self, launch: int, total_launches: int, cases: int) -> None:
+    def launch_started(self, launch: int, total_launches: int, cases: int, *, arm: str | None = None) -> None:
         self.launches.append((launch, total_launches, cases))
 
     def case_started(self, launch: int, case_id: str) -> None:
