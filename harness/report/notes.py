@@ -98,8 +98,10 @@ def _policy(policy: TimingPolicy) -> str:
 
 def bottom_line(view: RunView, comparison: ComparisonView | None, reason: str | None) -> str:
     """What the run comes to, in a sentence or two."""
+    status = view.summary.run.status
+    partial = "" if status is RunStatus.COMPLETE else f"The run is {status}, not complete. "
     nothing = "No case gave a result; the notes name the reasons. " if view.rows and not view.ok else ""
-    return nothing + _compared(comparison, reason)
+    return partial + nothing + _compared(comparison, reason)
 
 
 def _compared(comparison: ComparisonView | None, reason: str | None) -> str:
