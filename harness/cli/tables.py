@@ -53,8 +53,12 @@ def revision(source: SourceIdentity) -> str:
 
 
 def runs_table(runs: list[RunRecord]) -> Table:
-    """Per run its figures, and below them its machine and remarks: beside them 80 columns have no room."""
-    table = plain_table("run", "status", "revision", "cases", "launches", folding=())
+    """Per run its figures, and below them its machine and remarks: beside them 80 columns have no room.
+
+    Its id is what other commands take: in a narrow terminal all but it fold.
+    """
+    beside = ("status", "revision", "cases", "launches")
+    table = plain_table("run", *beside, folding=beside)
     for run in runs:
         counts = (str(len(run.cases)), str(run.launches))
         table.add_row(run.run_id, str(run.status), revision(run.source), *counts)

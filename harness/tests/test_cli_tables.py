@@ -48,3 +48,13 @@ def test_a_list_of_runs_in_80_columns_breaks_no_word() -> None:
     assert max(map(len, lines)) <= 80
     assert lines[1].startswith(f"{run.run_id}  complete")
     assert " ".join(line.strip() for line in lines[2:]) == "nvidia-h100-80gb-hbm3; imported from h100-quick-1"
+
+
+def test_a_list_of_runs_in_60_columns_loses_nothing() -> None:
+    run = planted.run_record(()).model_copy(update={"run_id": "20261122-222637-sweep-720d8c30-eded"})
+    lines = printed(runs_table([run]), 60)
+    assert max(map(len, lines)) <= 60
+    assert any(line.startswith(run.run_id) for line in lines)  # it is what other commands take
+    starts = {name: lines[0].index(name[:4]) for name in ("status", "revision")}
+    status = "".join(line[starts["status"] : starts["revision"]].strip() for line in lines[1:])
+    assert status == "uscomplete"  # what is left of the heading, folded like the word below it
