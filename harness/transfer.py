@@ -185,6 +185,8 @@ def import_run(store: Store, folder: Path) -> RunRecord:
         UsageError: the folder is no exported run, is damaged, or was written by a newer version.
         StoreError: the store holds a run of this id already.
     """
+    if not folder.exists():
+        raise UsageError(f"{folder}: no such file or folder; `iroot bench export RUN --to FOLDER` writes a run")
     if not (folder / RUN).is_file():
         raise UsageError(f"{folder} is no exported run: it has no {RUN}; `iroot bench export` writes such folders")
     problems = check_sums(folder)

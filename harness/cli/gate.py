@@ -27,7 +27,7 @@ BaseArgument = Annotated[
     typer.Argument(help="A git revision, a folder that holds iroot/, or WORKTREE; --screen takes 'baseline' alone."),
 ]
 CandidateArgument = Annotated[str, typer.Argument(help="Likewise: what is to be judged.")]
-ManifestArgument = Annotated[str, typer.Argument(help="A shipped manifest or a TOML file, with its [gate] table.")]
+ManifestArgument = Annotated[str, typer.Argument(help="A shipped manifest or a TOML file, with its \\[gate] table.")]
 ScreenOption = Annotated[
     bool, typer.Option("--screen", help="A plain run against the official baseline; open cases in pairs with BASE.")
 ]

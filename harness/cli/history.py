@@ -106,7 +106,8 @@ def _print(found: tuple[Series, ...], newest: RunRecord, runs: int) -> None:
         table.add_row(
             escape(series.case_id), str(len(series.points)), newest_value, view.sparkline(series), escape(changes)
         )
-    console().print(f"{newest.manifest} on {newest.machine.machine_class}, {runs} runs", markup=False)
+    counted = f"{runs} run{'' if runs == 1 else 's'}"
+    console().print(f"{newest.manifest} on {newest.machine.machine_class}, {counted}", markup=False)
     console().print(table)
 
 

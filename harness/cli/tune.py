@@ -94,7 +94,7 @@ def schedule(
             raise UsageError("--degrees cheapest needs --target: it chooses the number of steps too")
         found = cheapest_schedule(design, target=target, costs=coupled_costs(p), min_cushion=cushion)
     else:
-        design = replace(design, degrees=_integers(degrees, "--degrees"))
+        design = replace(design, degrees=_integers(degrees, "--degrees", alternative=", or 'cheapest'"))
         if target is not None:
             found = schedule_for(design, target=target, min_cushion=cushion)
         else:
@@ -285,11 +285,11 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(","))
 
 
-def _integers(text: str, flag: str) -> tuple[int, ...]:
+def _integers(text: str, flag: str, *, alternative: str = "") -> tuple[int, ...]:
     try:
         return tuple(int(word) for word in _words(text))
     except ValueError:
-        raise UsageError(f"{flag} must be integers separated by commas, got '{text}'") from None
+        raise UsageError(f"{flag} must be integers separated by commas{alternative}, got '{text}'") from None
 
 
 def _shapes(text: str, flag: str) -> tuple[tuple[int, int], ...]:

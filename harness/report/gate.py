@@ -70,7 +70,7 @@ def _markdown_lines(result: GateResult) -> Iterator[str]:
     comparison = result.comparison
     yield from (MARKER, f"## {result.headline}", "")
     how = "interleaved pairs" if result.kind == "paired" else "a plain run"
-    yield f"{text.code(result.candidate)} against {text.plain(result.base)}, {how};"
+    yield f"{text.code(result.candidate)} against {text.code(result.base)}, {how};"
     yield f"manifest {text.code(comparison.manifest)} on {text.plain(comparison.machine_class)}."
     yield ""
     yield from (f"- **{text.plain(failure)}**" for failure in result.failures)

@@ -166,7 +166,7 @@ def plot(report: SpectralReport, file: Path) -> Path:
         _draw_radius(radii, curve, colour)
     for panel, title in ((ranges, "eigenvalues of Y"), (radii, "ρ(I − Y)")):
         panel.set_yscale("log")
-        panel.set_xlabel("products (n³; a symmetric result counts half)", fontsize=8)
+        panel.set_xlabel("products (symmetric result: 1, full: 2); dotted: without rounding", fontsize=8)
         panel.set_title(title, fontsize=9)
         panel.tick_params(labelsize=7)
         panel.legend(fontsize=7)

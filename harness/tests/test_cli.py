@@ -14,6 +14,7 @@ from typing import NoReturn
 import pytest
 import typer
 from rich.console import Console
+from rich.text import Text
 from typer.models import CommandInfo
 
 from harness import cli
@@ -61,6 +62,19 @@ def test_every_command_has_help_with_an_example() -> None:
     for command in commands:
         assert command.callback is not None
         assert re.search(r"Examples?:\n\n +iroot ", command.callback.__doc__ or ""), command.name
+
+
+def test_no_help_text_loses_words_in_brackets_to_markup() -> None:
+    pending = [typer.main.get_command(cli.app)]
+    seen = 0
+    while pending:
+        command = pending.pop()
+        pending += getattr(command, "commands", {}).values()
+        for parameter in command.params:
+            help_text = getattr(parameter, "help", None) or ""
+            assert Text.from_markup(help_text).plain == help_text.replace("\\[", "["), (command.name, parameter.name)
+            seen += 1
+    assert seen > 100
 
 
 def _commands(app: typer.Typer) -> Iterator[CommandInfo]:
@@ -235,7 +249,10 @@ def test_without_a_terminal_a_launch_is_a_line() -> None:
         observer.launch_finished(1)
         observer.launch_started(2, 2, 0)
         observer.launch_finished(2)
+        observer.launch_started(1, 2, 0, arm="HEAD~1")
+        observer.launch_finished(1)
     lines = console.export_text().splitlines()
+    assert lines[4] == "launch 1/2 of HEAD~1: measured before"  # of two arms, each line names its own
     assert lines[3] == "launch 2/2: measured before"  # what a resumed run finds done
     assert lines[0].startswith("quality pass: 1 case in ")
     assert lines[1].startswith("launch 1/2: 1 case in ")

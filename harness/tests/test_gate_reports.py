@@ -92,7 +92,7 @@ class TestMarkdown:
         lines = found.splitlines()
         assert lines[0] == MARKER
         assert lines[1] == "## Gate failed: 1 passed, 1 failed, 1 undecided, 1 advisory, 1 required not measured"
-        assert "`WORKTREE` against main, interleaved pairs;" in lines
+        assert "`WORKTREE` against `main`, interleaved pairs;" in lines
         assert "- **required: the candidate measured no case that matches 'method=svd'**" in lines
         assert any(line.startswith("| **failed** | `inverse_root/broken/") for line in lines)
         assert "<details><summary>1 case passed, 1 advisory</summary>" in lines
