@@ -142,8 +142,14 @@ def get_precision(name: str) -> Precision:
         raise UnknownNameError("precision", name, PRECISIONS) from None
 
 
-def unsupported_reason(precision: Precision, device: torch.device) -> str | None:
-    """Why `device` cannot run `precision`, or None if it can."""
+def unsupported_reason(
+    precision: Precision, device: torch.device, capability: tuple[int, int] | None = None
+) -> str | None:
+    """Why `device` cannot run `precision`, or None if it can.
+
+    Args:
+        capability: CUDA compute capability of `device`, which then need not be there; None: it is asked.
+    """
     if device.type == "cpu":
         if precision.cpu:
             return None
@@ -152,7 +158,7 @@ def unsupported_reason(precision: Precision, device: torch.device) -> str | None
         return f"no {precision.operand} matrix unit on a CPU{hint}"
     if precision.capability is None:
         return f"emulation is for machines without the unit; use '{precision.name.removesuffix('_emulated')}'"
-    have = torch.cuda.get_device_capability(device)
+    have = capability or torch.cuda.get_device_capability(device)
     if have < precision.capability:
         need = ".".join(map(str, precision.capability))
         return f"{precision.operand} needs compute capability {need}, this GPU has {have[0]}.{have[1]}"

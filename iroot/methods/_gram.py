@@ -28,10 +28,12 @@ class GramOptions:
         inner: name of the method it is handed to, of `inverse_apply` (`dual` with p > 1: also of `inverse_root`); None:
             `graded_pe` for 16-bit products, else `coupled_pe`.
         target: error of that method's schedule; None: its own default.
+        min_cushion: smallest cushion of that schedule; None: its own default.
     """
 
     inner: str | None = None
     target: float | None = None
+    min_cushion: float | None = None
 
     def __post_init__(self) -> None:
         check_target(self.target)
@@ -58,7 +60,8 @@ def inner_options(task: str, precision: str, options: GramOptions) -> Any:
     """
     spec = inner_spec(task, precision, options)
     known = {field.name for field in fields(spec.options)}
-    return spec.make_options({"target": options.target} if options.target is not None and "target" in known else {})
+    asked = {"target": options.target, "min_cushion": options.min_cushion}
+    return spec.make_options({key: value for key, value in asked.items() if value is not None and key in known})
 
 
 def inner_spec(task: str, precision: str, options: GramOptions) -> MethodSpec:

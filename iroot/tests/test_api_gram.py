@@ -12,6 +12,7 @@ from torch import Tensor
 
 import iroot
 from iroot import InvalidInputError, Termination, Workspace
+from iroot.methods._gram import GramOptions
 
 
 def posed(m: int, n: int, kappa: float, *, seed: int = 0, batch: tuple[int, ...] = (), size: float = 2.0) -> Tensor:
@@ -260,3 +261,33 @@ def test_a_factor_on_a_gpu_is_kept(p: int) -> None:
         B = columns(1024, 8, seed=seed).float().cuda()
         result = iroot.solve_gram_spd(G, B, p, eps=4e-3, reuse=100, workspace=workspace)
         assert distance(result.value.cpu(), exact(G.cpu(), B.cpu(), p, 4e-3)) <= 3e-3
+
+
+@pytest.mark.parametrize("kappa", [1e2, 5e3])
+@pytest.mark.parametrize("m", [64, 160])
+def test_the_tiers_of_16_bit_products_hold_for_a_gram_matrix_that_is_formed(m: int, kappa: float) -> None:
+    """m = 64: half of the damped eigenvalues are eps; m = 160: log-spaced."""
+    n, eps = 128, 4.0 / kappa
+    G = posed(m, n, 10.0 if m < n else kappa, seed=3)
+    B = columns(n, 16)
+    for precision, rtol in (("fp16_emulated", 1e-2), ("fp16_emulated", 2.5e-3), ("bf16_emulated", 5e-2)):
+        for p in (1, 2, 4):
+            result = iroot.solve_gram_spd(
+                G, B, p, eps=eps, rtol=rtol, method="dense", precision=precision, lower=eps / (4.0 + eps)
+            )  # fmt: skip
+            assert result.stated_accuracy is not None
+            assert distance(result.value, exact(G, B, p, eps)) <= result.stated_accuracy <= rtol, (precision, p)
+
+
+def test_the_callers_own_options_are_stated_by_the_method() -> None:
+    options = GramOptions(target=1e-3)
+    result = iroot.solve_gram_spd(
+        posed(32, 64, 10.0), columns(64, 4), 2, eps=0.1, method="dense", precision="fp16_emulated", options=options
+    )  # fmt: skip
+    assert result.stated_accuracy is not None
+    assert result.stated_accuracy > 2e-3
+    own = iroot.solve_gram_spd(
+        posed(32, 64, 10.0), columns(64, 4), 2, eps=0.1, method="dense", precision="fp16_emulated",
+        options=GramOptions(inner="coupled_pe"),
+    )  # fmt: skip
+    assert own.estimated_error <= (own.stated_accuracy or 1.0)
