@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,14 +25,18 @@ if TYPE_CHECKING:
     from harness.launcher import Observer
     from harness.records import CaseResult
 
+_COMMIT = re.compile("[0-9a-f]{40}")
+_COMMIT_DIGITS = 9
 _SPEED_WINDOW_S = 60.0
 """A case takes milliseconds or seconds: the time left is judged by the last minute."""
 
 
 def launch_label(launch: int, total_launches: int, arm: str | None = None) -> str:
-    """Launch 0 is the quality pass; of two interleaved arms each line names its own."""
+    """Launch 0 is the quality pass; of two interleaved arms each line names its own, a full commit id in short."""
     label = "quality pass" if launch == 0 else f"launch {launch}/{total_launches}"
-    return label if arm is None else f"{label} of {arm}"
+    if arm is None:
+        return label
+    return f"{label} of {arm[:_COMMIT_DIGITS] if _COMMIT.fullmatch(arm) else arm}"
 
 
 @contextmanager

@@ -249,10 +249,12 @@ def test_without_a_terminal_a_launch_is_a_line() -> None:
         observer.launch_finished(1)
         observer.launch_started(2, 2, 0)
         observer.launch_finished(2)
-        observer.launch_started(1, 2, 0, arm="HEAD~1")
-        observer.launch_finished(1)
+        for arm in ("HEAD~1", "c5fc80dae86bd5a7d6718fb9dab9c6154bc18fa0"):
+            observer.launch_started(1, 2, 0, arm=arm)
+            observer.launch_finished(1)
     lines = console.export_text().splitlines()
     assert lines[4] == "launch 1/2 of HEAD~1: measured before"  # of two arms, each line names its own
+    assert lines[5] == "launch 1/2 of c5fc80dae: measured before"
     assert lines[3] == "launch 2/2: measured before"  # what a resumed run finds done
     assert lines[0].startswith("quality pass: 1 case in ")
     assert lines[1].startswith("launch 1/2: 1 case in ")
