@@ -74,8 +74,8 @@ arithmetic throughput)."""
 def seconds(spec: MethodSpec, workload: Workload, options: Any, *, capability: tuple[int, int]) -> float:
     """Expected time of one call in a CUDA graph.
 
-    0.75 to 1.4 times what was measured for coupled and graded roots and applies, n = 256 to 2048; up to 2.1 times for
-    polar factors, alike in every precision; three times too much for Chebyshev polynomials in float64 (H100, 2026-11).
+    0.75 to 1.3 times what was measured for coupled and graded roots and applies, n = 256 to 2048; up to 2.1 times for
+    polar factors, alike in every precision; 0.4 to 2.3 times for methods that `auto` seldom takes (H100, 2026-11).
 
     Args:
         workload: with its precision.
