@@ -59,6 +59,9 @@ def bisect(
     then skipped, and so is one that cannot be measured. Only commits that touch iroot/ count; neither the working tree
     nor the repository is changed. A killed search goes on where it was: measured revisions are taken from the store.
 
+    A revision is well only where the case is shown not to be slower by the threshold. Where BAD is slower by far, a
+    large --threshold (0.5 for twice the time) finds the same commit with fewer launches, on a noisy machine above all.
+
     Exit code 0: found; 1: BAD is not worse than GOOD; 2: wrong use; 3: skipped revisions leave several suspects, or too
     noisy to say whether BAD is worse; 4: GOOD or BAD cannot be measured.
 
