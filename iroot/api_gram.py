@@ -76,14 +76,9 @@ def solve_gram_spd(
     validation.check_rectangular(G)
     validation.check_gram_columns(G, B, side)
     validation.check_damping(eps, 0.0)
+    _require_full_rank(G, side, eps)
     H = G if side == "right" else G.mT
     m, n = H.shape[-2:]
-    if eps == 0.0 and m < n:
-        names = "G^T G, n x n," if side == "right" else "G G^T, m x m,"
-        raise InvalidInputError(
-            f"eps must be > 0 where the Gram matrix is singular, got eps=0 and G {tuple(G.shape)} with side='{side}': "
-            f"{names} has rank {m} at most; damp it, or use the other side"
-        )
     workload = Workload(
         m=m, n=n, precision="auto", batch=G.shape[:-2].numel(), k=B.shape[-1], p=validation.check_root(p)
     )
@@ -94,6 +89,17 @@ def solve_gram_spd(
     )  # fmt: skip
     start = run if call.reuse == 1 else run_reused
     return start(specified(call, method, precision, options, lower), _GRAM, H, B, workspace, check_finite)
+
+
+def _require_full_rank(G: Tensor, side: str, eps: float) -> None:
+    """Refuse a Gram matrix that is larger than the other dimension and not damped."""
+    rank, size = (G if side == "right" else G.mT).shape[-2:]
+    if eps == 0.0 and rank < size:
+        names = "G^T G, n x n," if side == "right" else "G G^T, m x m,"
+        raise InvalidInputError(
+            f"eps must be > 0 where the Gram matrix is singular, got eps=0 and G {tuple(G.shape)} with side='{side}': "
+            f"{names} has rank {rank} at most; damp it, or use the other side"
+        )
 
 
 def _pose(call: Call, choice: Choice, G: Tensor, B: Tensor | None) -> Operands:

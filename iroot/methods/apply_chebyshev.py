@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -120,6 +121,13 @@ def _planned(workload: Workload, options: ChebyshevOptions) -> Minimax:
     return find_polynomial(workload.p, _spd.known_interval(workload.lower, workload.n, options.scaling), options)
 
 
+def recurrence_accuracy(workload: Workload, polynomial_error: Callable[[], float]) -> float | None:
+    """Amplified rounding of Clenshaw's recurrence plus the polynomial's error; None where rounding leaves nothing."""
+    growth = _spd.rounding_growth(workload.precision, operands=1.0)
+    rounding = _spd.amplified_rounding(workload, growth=growth)
+    return None if rounding is None else rounding + polynomial_error()
+
+
 def flops(workload: Workload, options: ChebyshevOptions) -> float:
     """One product n x n x k per degree, and the bound's."""
     blocks = _spd.block_products(workload, _planned(workload, options).degree)
@@ -128,9 +136,7 @@ def flops(workload: Workload, options: ChebyshevOptions) -> float:
 
 def accuracy(workload: Workload, options: ChebyshevOptions) -> float | None:
     """The polynomial's error plus amplified rounding, of the operands three times that of the coupled iterations."""
-    growth = _spd.rounding_growth(workload.precision, operands=1.0)
-    rounding = _spd.amplified_rounding(workload, growth=growth)
-    return None if rounding is None else rounding + _planned(workload, options).error
+    return recurrence_accuracy(workload, lambda: _planned(workload, options).error)
 
 
 register(

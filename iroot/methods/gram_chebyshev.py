@@ -9,7 +9,7 @@ from torch import Tensor
 from iroot.errors import InvalidInputError
 from iroot.gram_scaling import get_gram_scaling
 from iroot.methods import _gram, _spd
-from iroot.methods.apply_chebyshev import ChebyshevOptions, find_polynomial
+from iroot.methods.apply_chebyshev import ChebyshevOptions, find_polynomial, recurrence_accuracy
 from iroot.minimax import Minimax
 from iroot.ops import Ops
 from iroot.options import check_target
@@ -129,9 +129,7 @@ def flops(workload: Workload, options: GramChebyshevOptions) -> float:
 
 def accuracy(workload: Workload, options: GramChebyshevOptions) -> float | None:
     """The polynomial's error plus amplified rounding, of the operands three times that of the coupled iterations."""
-    growth = _spd.rounding_growth(workload.precision, operands=1.0)
-    rounding = _spd.amplified_rounding(workload, growth=growth)
-    return None if rounding is None else rounding + _planned(workload, options).error
+    return recurrence_accuracy(workload, lambda: _planned(workload, options).error)
 
 
 register(
