@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.common import JsonOption, StoreOption, console, print_json, store_path
+from harness.cli.common import JsonOption, StoreOption, console, print_json, run_id_of, store_path
 from harness.errors import BaselineError
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def promote(
     from harness.store import Store
 
     opened = Store(store_path(store))
-    summaries = [opened.summary(run) for run in runs]
+    summaries = [opened.summary(run_id_of(opened, run)) for run in runs]
     imported = any(summary.run.imported_from is not None for summary in summaries)
     promotion = prepare(
         summaries,

@@ -12,6 +12,13 @@ from rich.console import Console
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from harness.records import RunRecord
+    from harness.store import Store
+
+LATEST = "latest"
+_NAMED = 3
+"""Runs that `latest` passes over and that are named; the others are counted."""
+
 StoreOption = Annotated[
     Path | None,
     typer.Option("--store", help="DuckDB file.", show_default="benchmark_results/iroot.duckdb", dir_okay=False),
@@ -40,6 +47,22 @@ def store_path(store: Path | None) -> Path:
     from harness.paths import default_store
 
     return default_store()
+
+
+def run_id_of(store: Store, ref: str) -> str:
+    """The id of the run that a command was given; where `latest` passes over newer runs, a note on stderr says so."""
+    run_id = store.run(ref).run_id
+    newer = store.newer_than_latest() if ref == LATEST else []
+    if newer:
+        named = [f"{run.run_id} ({_why_not_latest(run)})" for run in newer[:_NAMED]]
+        more = [f"{len(newer) - _NAMED} more"] if len(newer) > _NAMED else []
+        note = f"latest is {run_id}; newer, and passed over: {', '.join([*named, *more])}"
+        errors_console().print(note, markup=False, soft_wrap=True)
+    return run_id
+
+
+def _why_not_latest(run: RunRecord) -> str:
+    return str(run.status) if run.arm is None else f"arm of an A/B, {run.status}"
 
 
 def print_json(value: BaseModel | Any) -> None:

@@ -6,12 +6,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.common import JsonOption, StoreOption, console, errors_console, print_json, store_path
+from harness.cli.common import (
+    LATEST,
+    JsonOption,
+    StoreOption,
+    console,
+    errors_console,
+    print_json,
+    run_id_of,
+    store_path,
+)
 
 if TYPE_CHECKING:
     from harness.records import CaseVerdict
 
-RunArgument = Annotated[str, typer.Argument(help="Run id, a unique beginning of it, or 'latest'.")]
+RunArgument = Annotated[
+    str,
+    typer.Argument(help="Run id, a unique beginning of it, or 'latest': the newest complete run, no arm of an A/B."),
+]
 AgainstOption = Annotated[
     str | None,
     typer.Option(
@@ -28,7 +40,7 @@ AllOption = Annotated[bool, typer.Option("--all", help="Show unchanged cases too
 
 
 def compare(
-    run: RunArgument = "latest",
+    run: RunArgument = LATEST,
     against: AgainstOption = None,
     show_all: AllOption = False,
     force: ForceOption = False,
@@ -53,7 +65,8 @@ def compare(
     from harness.report.terminal import print_comparison
     from harness.store import Store
 
-    comparison = compare_run(Store(store_path(store)), run, against, force)
+    opened = Store(store_path(store))
+    comparison = compare_run(opened, run_id_of(opened, run), against, force)
     if json_full:
         print_json(comparison)
     elif json:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.common import JsonOption, StoreOption, console, print_json, store_path
+from harness.cli.common import LATEST, JsonOption, StoreOption, console, print_json, run_id_of, store_path
 from harness.cli.compare import RunArgument
 
 ManifestOption = Annotated[str | None, typer.Option("--manifest", help="Only runs of this manifest.")]
@@ -69,7 +69,7 @@ def runs(
         console().print("no run fits")
 
 
-def show(run: RunArgument = "latest", json: JsonOption = False, store: StoreOption = None) -> None:
+def show(run: RunArgument = LATEST, json: JsonOption = False, store: StoreOption = None) -> None:
     """Show where a run comes from, and every case's outcome, time and error.
 
     Example:
@@ -79,7 +79,8 @@ def show(run: RunArgument = "latest", json: JsonOption = False, store: StoreOpti
     from harness.cli.tables import cases_table, facts_table
     from harness.store import Store
 
-    summary = Store(store_path(store)).summary(run)
+    opened = Store(store_path(store))
+    summary = opened.summary(run_id_of(opened, run))
     if json:
         print_json(summary)
         return
@@ -103,7 +104,8 @@ def export(
     from harness.store import Store
     from harness.transfer import Format, export_run
 
-    folder = export_run(Store(store_path(store)), run, to, format=Format(format))
+    opened = Store(store_path(store))
+    folder = export_run(opened, run_id_of(opened, run), to, format=Format(format))
     console().print(f"wrote {folder}", markup=False, soft_wrap=True)
 
 

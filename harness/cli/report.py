@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from harness.cli import spectral as flags
-from harness.cli.common import JsonOption, StoreOption, print_json, store_path
+from harness.cli.common import LATEST, JsonOption, StoreOption, print_json, run_id_of, store_path
 from harness.cli.compare import AgainstOption, ForceOption, RunArgument
 
 OutputOption = Annotated[
@@ -24,7 +24,7 @@ OutputOption = Annotated[
 
 
 def report(
-    run: RunArgument = "latest",
+    run: RunArgument = LATEST,
     output: OutputOption = None,
     against: AgainstOption = None,
     force: ForceOption = False,
@@ -60,7 +60,7 @@ def report(
                "lower": lower, "precision": precision, "seed": seed}  # fmt: skip
     path = store_path(store)
     if spectral:
-        given = {"RUN": run != "latest", "--against": against is not None, "--force": force}
+        given = {"RUN": run != LATEST, "--against": against is not None, "--force": force}
         flags.refuse_run_flags([name for name, present in given.items() if present])
         request = flags.spectral_request(choices, option)
         flags.write(request, store=path, output=output, plot=plot, as_json=json)
@@ -75,7 +75,7 @@ def _report_run(run: str, path: Path, *, output: Path | None, against: str | Non
     from harness.store import Store
 
     opened = Store(path)
-    summary = opened.summary(run)
+    summary = opened.summary(run_id_of(opened, run))
     attempt = compare_or_reason(opened, summary.run.run_id, against, force)
     written = write_report(summary, attempt.comparison, store=path, output=output, no_comparison=attempt.reason)
     if as_json:

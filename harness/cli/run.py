@@ -10,13 +10,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness.cli import sweep_flags as flags
-from harness.cli.common import DeviceOption, JsonOption, StoreOption, console, errors_console, print_json, store_path
+from harness.cli.common import (
+    LATEST,
+    DeviceOption,
+    JsonOption,
+    StoreOption,
+    console,
+    errors_console,
+    print_json,
+    store_path,
+)
 from harness.cli.progress import observed
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
     from harness.manifest import Manifest
+    from harness.records import RunRecord
     from harness.runner import RunRequest
+    from harness.store import Store
 
 DEFAULT_MANIFEST = "quick"
 INTERRUPTED = 130
@@ -29,7 +40,9 @@ LaunchesOption = Annotated[int | None, typer.Option(min=1, help="Timed launches;
 FilterOption = Annotated[
     str | None, typer.Option(metavar="EXPR", help="Cases to keep: 'task=polar,n>=1024,precision~bf'.")
 ]
-ResumeOption = Annotated[str | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")]
+ResumeOption = Annotated[
+    str | None, typer.Option(metavar="RUN", help="Go on with an interrupted run; 'latest': the newest one.")
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="List the cases and estimate the time.")]
 CompareOption = Annotated[
     bool, typer.Option("--compare/--no-compare", help="Compare with the baseline, else with the previous run.")
@@ -150,7 +163,7 @@ def _resumed_request(ref: str, store: Path, device: str | None) -> RunRequest:
     from harness.runner import RunRequest
     from harness.store import Store
 
-    run = Store(store).run(ref)
+    run = _unfinished(Store(store)) if ref == LATEST else Store(store).run(ref)
     return RunRequest(
         manifest=parse_manifest(run.manifest_toml, origin=run.run_id),
         cases=run.cases,
@@ -160,6 +173,16 @@ def _resumed_request(ref: str, store: Path, device: str | None) -> RunRequest:
         filter=run.filter,
         resume=run.run_id,
     )
+
+
+def _unfinished(store: Store) -> RunRecord:
+    """The newest run that did not complete; an arm is resumed by nobody, its library is gone."""
+    from harness.records import RunStatus
+
+    for run in store.runs():
+        if run.arm is None and run.status in (RunStatus.INTERRUPTED, RunStatus.FAILED):
+            return run
+    raise UsageError(f"--resume {LATEST}: {store.path} holds no interrupted run; there is nothing to resume")
 
 
 def _save(manifest: Manifest, path: Path) -> None:

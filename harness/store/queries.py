@@ -49,6 +49,15 @@ def run_ids(connection: DuckDBPyConnection) -> list[str]:
     return [row[0] for row in found]
 
 
+def latest_run_id(connection: DuckDBPyConnection) -> str | None:
+    """The newest complete run that is no arm of an A/B or a gate, or None."""
+    query = (
+        "select run_id from run where status = 'complete' and arm is null order by created_at desc, run_id desc limit 1"
+    )
+    found = execute(connection, query)
+    return found[0][0] if found else None
+
+
 def select_runs(
     connection: DuckDBPyConnection, conditions: Mapping[str, object], limit: int | None = None
 ) -> list[RunRecord]:

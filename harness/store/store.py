@@ -119,9 +119,19 @@ class Store:
         return sorted(found, key=lambda run: (run.created_at, run.run_id), reverse=True)[:limit]
 
     def run(self, ref: str) -> RunRecord:
-        """One run by its id, a unique beginning of it, or `latest`. Raises StoreError naming the nearest id."""
+        """One run by its id, a unique beginning of it, or `latest`: the newest complete run that is no arm of an A/B.
+
+        Raises StoreError naming the nearest id, or the newest run where none of them is `latest`.
+        """
         with self._database.reading() as connection:
             return self._run(connection, ref)
+
+    def newer_than_latest(self) -> list[RunRecord]:
+        """The runs that `latest` passes over, newest first: arms of an A/B or a gate, and incomplete runs."""
+        with self._database.reading() as connection:
+            latest = self._resolve(connection, LATEST)
+            newer = queries.run_ids(connection).index(latest)
+            return [self._seen(run) for run in queries.select_runs(connection, {}, newer)]
 
     def summary(self, run_id: str) -> RunSummary:
         """A run reduced to launch medians, exp(median(log sample)), quality and outcomes. Takes what `run` takes."""
@@ -184,7 +194,7 @@ class Store:
         if not known:
             raise StoreError(f"{self.path} holds no run yet; `iroot bench run` measures one")
         if ref == LATEST:
-            return known[0]
+            return self._latest(connection, known)
         if ref in known:
             return ref
         fitting = [run_id for run_id in known if ref and run_id.startswith(ref)]
@@ -194,6 +204,15 @@ class Store:
             nearest = difflib.get_close_matches(ref, known, n=1, cutoff=0.0)[0]
             raise StoreError(f"{self.path} holds no run {ref!r}; the nearest is '{nearest}'")
         return fitting[0]
+
+    def _latest(self, connection: DuckDBPyConnection, known: Sequence[str]) -> str:
+        latest = queries.latest_run_id(connection)
+        if latest is not None:
+            return latest
+        raise StoreError(
+            f"{self.path}: 'latest' is the newest complete run that is no arm of an A/B, and there is none; name a run "
+            f"by its id, the newest is {known[0]}"
+        )
 
     def _require_run(self, connection: DuckDBPyConnection, run_id: str) -> None:
         if not execute(connection, "select 1 from run where run_id = ?", [run_id]):

@@ -12,7 +12,9 @@ import harness.runner
 from harness.cli import main
 from harness.records import RunStatus
 from harness.store import Store
+from harness.tests.factories import make_run
 
+_ENDS = (RunStatus.INTERRUPTED, RunStatus.COMPLETE, RunStatus.INTERRUPTED)
 SWEEP = ["bench", "run", "--task", "polar", "--method", "polar_express", "--shape", "16x32", "--problem", "gaussian"]
 
 
@@ -33,8 +35,10 @@ def test_a_run_is_stored_and_reported_and_cannot_be_resumed(tmp_path: Path, caps
     record = Store(store).run("latest")
     assert (record.run_id, record.note, record.status) == (result["run_id"], "first", RunStatus.COMPLETE)
 
-    assert main(["bench", "run", "--resume", "latest", "--store", str(store)]) == 2
+    assert main(["bench", "run", "--resume", record.run_id, "--store", str(store)]) == 2
     assert "is complete; there is nothing to resume" in capsys.readouterr().err
+    assert main(["bench", "run", "--resume", "latest", "--store", str(store)]) == 2
+    assert "holds no interrupted run; there is nothing to resume" in capsys.readouterr().err
 
 
 def test_a_run_without_a_single_result_is_exit_4(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,6 +47,19 @@ def test_a_run_without_a_single_result_is_exit_4(tmp_path: Path, capsys: pytest.
     captured = capsys.readouterr()
     assert captured.err.splitlines()[-1].startswith("error: no case of run ")
     assert "no comparison: not asked for (--no-compare)" in captured.out
+
+
+def test_resuming_the_latest_is_of_the_newest_interrupted_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "x.duckdb"
+    interrupted, complete, arm = (make_run(number=number, status=status) for number, status in enumerate(_ENDS, 1))
+    for run in (interrupted, complete, arm.model_copy(update={"arm": "main"})):
+        Store(store).create_run(run)
+    flags = ["--device", "cpu", "--store", str(store)]
+    assert main(["bench", "run", "--resume", "latest", *flags]) == 2
+    refusal = f"error: {interrupted.run_id}: sweep: is required\n"  # a planted record's manifest plans nothing
+    assert capsys.readouterr().err == refusal
 
 
 def test_ctrl_c_is_exit_130_and_says_how_to_go_on(

@@ -91,7 +91,19 @@ def test_show(store: Path) -> None:
     assert RunSummary.model_validate_json(_good("show", "20260102-0003", "--store", store, "--json")) == Store(
         store
     ).summary("20260102-0003")
-    assert "0 of 4 measured" in _good("show", "--store", store)
+    assert "0 of 4 measured" in _good("show", "20260102-0004", "--store", store)
+
+
+def test_a_command_says_which_runs_latest_passes_over(store: Path) -> None:
+    arm = make.make_run(number=5, status=RunStatus.COMPLETE).model_copy(update={"arm": "main"})
+    Store(store).create_run(arm)
+    result = _call("show", "--store", store, "--json")
+    killed, newest = (make.make_run(number=number).run_id for number in (4, 3))
+    assert json.loads(result.stdout)["run"]["run_id"] == newest
+    assert result.stderr == (
+        f"latest is {newest}; newer, and passed over: {arm.run_id} (arm of an A/B, complete), {killed} (interrupted)\n"
+    )
+    assert _call("show", newest, "--store", store).stderr == ""
 
 
 def test_unknown_run(store: Path) -> None:
@@ -160,7 +172,7 @@ def test_baseline_names(store: Path, tmp_path: Path) -> None:
 
 
 def test_a_refused_promotion_says_why(store: Path, tmp_path: Path) -> None:
-    result = _call("baseline", "promote", "latest", "--reason", "r", "--store", store, "--root", tmp_path / "b")
+    result = _call("baseline", "promote", "20260102-0004", "--reason", "r", "--store", store, "--root", tmp_path / "b")
     assert isinstance(result.exception, BaselineError)
     assert "is interrupted, not complete" in str(result.exception)
     assert not (tmp_path / "b").exists()

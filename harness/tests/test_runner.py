@@ -118,7 +118,7 @@ def test_ctrl_c_keeps_finished_cases_and_resume_measures_the_rest(tmp_path: Path
     store = Store(tmp_path / "store.duckdb")
     with pytest.raises(KeyboardInterrupt):
         run_sweep(request(tmp_path, *cases, launches=2), observer=Interrupter())
-    run = store.run("latest")
+    (run,) = store.runs()
     assert run.status is RunStatus.INTERRUPTED
     measured = store.measured(run.run_id)
     assert len([1 for launch, _ in measured if launch == 1]) >= 2

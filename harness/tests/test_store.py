@@ -101,7 +101,7 @@ def test_a_run_comes_back_equal(store: Store) -> None:
     store.create_run(run)
     assert store.run(run.run_id) == run
     assert store.run(run.run_id).cases[0].case.options == planned.case.options
-    assert [type(value) for _, value in store.run("latest").cases[0].case.options] == [int, bool, float, tuple, str]
+    assert [type(value) for _, value in store.run(run.run_id).cases[0].case.options] == [int, bool, float, tuple, str]
 
 
 def test_a_launch_comes_back_equal(store: Store) -> None:
@@ -286,6 +286,29 @@ def test_a_resumed_launch_adds_cases_and_replaces_what_it_measured_again(store: 
 
 
 # --- looking up ----------------------------------------------------------------------------------------------
+
+
+def test_latest_is_the_newest_complete_run_that_is_no_arm(store: Store) -> None:
+    plain = _filled(store, make.make_run(number=1))
+    arm = _filled(store, make.make_run(number=2).model_copy(update={"arm": "main"}))
+    killed, failed = make.make_run(number=3), make.make_run(number=4, status=RunStatus.FAILED)
+    for run in (killed, failed):
+        store.create_run(run)
+    assert store.run("latest") == plain
+    newer = [(run.run_id, run.status) for run in store.newer_than_latest()]
+    assert newer == [
+        (failed.run_id, RunStatus.FAILED),
+        (killed.run_id, RunStatus.INTERRUPTED),
+        (arm.run_id, RunStatus.COMPLETE),
+    ]
+
+
+def test_without_a_complete_run_latest_is_refused(store: Store) -> None:
+    store.create_run(make.make_run(status=RunStatus.INTERRUPTED))
+    with pytest.raises(
+        StoreError, match=f"there is none; name a run by its id, the newest is {make.make_run().run_id}"
+    ):
+        store.run("latest")
 
 
 def test_lookup_by_id_prefix_and_latest(store: Store) -> None:
