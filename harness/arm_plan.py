@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,8 +69,10 @@ def plan_arms(
         imports=imports,
         answer="",
     )
-    answer_a = _ask(a, request)
-    answer_b = answer_a if a == b else _ask(b, request)
+    with ThreadPoolExecutor(2) as pool:  # an answer takes seconds of imports
+        asked_a, asked_b = pool.submit(_ask, a, request), pool.submit(_ask, b, request) if a != b else None
+        answer_a = asked_a.result()
+        answer_b = asked_b.result() if asked_b else answer_a
     if answer_a.error and answer_b.error:
         raise UsageError(answer_b.error)
     declared = {planned.case.case_id: planned for answer in (answer_b, answer_a) for planned in answer.cases}

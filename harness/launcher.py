@@ -7,10 +7,7 @@ shard is the only channel: what stands in it survives a crash of either side.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,11 +27,9 @@ from harness.records import (
     WorkPlan,
     read_events,
 )
+from harness.standby import STARTUP_LIMIT_S, Standby, Worker, WorkerRequest, kill, log_tail, stop
 
-STARTUP_LIMIT_S = 180.0
-"""Imports and the CUDA context take 4-6 s on an H100 machine; a cold file cache can make it a minute."""
 POLL_S = 0.02
-GRACE_S = 5.0
 STALLED_PROCESSES = 2
 """Processes that may end in a row without finishing a case before the launch is given up."""
 
@@ -69,10 +64,20 @@ class LaunchRequest:
         """The JSON-lines file of this launch."""
         return shard_path(self.folder, self.launch)
 
+    @property
+    def worker(self) -> WorkerRequest:
+        """The process to measure this launch with."""
+        return worker_request(self.folder, self.launch, arm=self.arm, imports=self.imports)
+
 
 def shard_path(folder: Path, launch: int) -> Path:
     """Where a launch's events lie in a run folder."""
     return folder / f"launch-{launch:03d}.jsonl"
+
+
+def worker_request(folder: Path, launch: int, *, arm: Arm, imports: tuple[str, ...]) -> WorkerRequest:
+    """The process that a launch will ask for."""
+    return WorkerRequest(arm=arm, log=folder / f"launch-{launch:03d}.log", imports=imports)
 
 
 def read_launch(run_id: str, launch: int, shard: Path) -> LaunchRecord:
@@ -122,11 +127,12 @@ class _Watch:
 
 
 class Launcher:
-    """Measures one launch; `run` returns when every case has an outcome."""
+    """Measures one launch in processes of `workers`; `run` returns when every case has an outcome."""
 
-    def __init__(self, request: LaunchRequest, observer: Observer) -> None:
+    def __init__(self, request: LaunchRequest, observer: Observer, workers: Standby) -> None:
         self._request = request
         self._observer = observer
+        self._workers = workers
         self._limits = {planned.case.case_id: planned.timeout_s for planned in request.cases}
         self._tail = _Tail(request.shard)
         self._processes = 0
@@ -143,7 +149,7 @@ class Launcher:
             if stalled >= STALLED_PROCESSES:
                 raise MeasurementError(
                     f"launch {self._request.launch}: worker processes end without finishing a case; "
-                    f"see {self._log_path()}\n{self._log_tail()}"
+                    f"see {self._request.worker.log}\n{self._log_tail()}"
                 )
 
     def _mend_shard(self) -> None:
@@ -157,14 +163,10 @@ class Launcher:
                 file.truncate(content.rfind(b"\n") + 1)
         self._tail = _Tail(shard)
 
-    def _log_path(self) -> Path:
-        return self._request.folder / f"launch-{self._request.launch:03d}.log"
-
     def _log_tail(self, lines: int = 12) -> str:
-        path = self._log_path()
-        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
+        return log_tail(self._request.worker.log, lines)
 
-    def _spawn(self, cases: Sequence[PlannedCase]) -> subprocess.Popen[bytes]:
+    def _started(self, cases: Sequence[PlannedCase]) -> Worker:
         request = self._request
         plan = WorkPlan(
             run_id=request.run_id,
@@ -178,25 +180,15 @@ class Launcher:
         path = request.folder / f"launch-{request.launch:03d}-{self._processes}.plan.json"
         path.write_text(plan.model_dump_json())
         self._processes += 1
-        command = [*request.arm.command("harness.worker"), str(path)]
-        for module in request.imports:
-            command += ["--import", module]
-        environment = request.arm.environment() | {"IROOT_SPAWNED_AT": repr(time.time())}
-        with self._log_path().open("ab") as log:
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                start_new_session=True,
-            )
+        worker = self._workers.take(request.worker)
+        worker.send(path)
+        return worker
 
     def _run_process(self, cases: Sequence[PlannedCase]) -> set[str]:
         """Run one worker process to its end; returns the cases that now have an outcome."""
         done: set[str] = set()
+        process = self._started(cases).process
         watch = _Watch()
-        process = self._spawn(cases)
         try:
             while True:
                 ended = process.poll() is not None  # before reading, so that the last lines are not missed
@@ -204,13 +196,13 @@ class Launcher:
                 if ended:
                     break
                 if self._over_limit(watch):
-                    _kill(process)
+                    kill(process)
                     self._read(watch, done)
                     self._conclude_timeout(watch, done)
                     return done
                 time.sleep(POLL_S)
         except BaseException:
-            _stop(process)
+            stop(process)
             raise
         if process.returncode != 0 and watch.current is not None:
             self._conclude(watch, done, Outcome.FAILED, _death(process.returncode, self._log_tail(4)))
@@ -240,7 +232,7 @@ class Launcher:
             if not watch.started:
                 raise MeasurementError(
                     f"launch {self._request.launch}: the worker was not ready after {STARTUP_LIMIT_S:.0f} s; "
-                    f"see {self._log_path()}\n{self._log_tail()}"
+                    f"see {self._request.worker.log}\n{self._log_tail()}"
                 )
             return
         limit = self._limits[watch.current]
@@ -266,20 +258,3 @@ class Launcher:
 def _death(code: int, log_tail: str) -> str:
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     return f"the worker process was {how} during this case" + (f"\n{log_tail}" if log_tail else "")
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End a process that hangs, its children included: it has a process group of its own."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask a process to end after the current step, then insist."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(GRACE_S)
-        except subprocess.TimeoutExpired:
-            _kill(process)

@@ -17,6 +17,7 @@ from harness.arms import Arm
 from harness.launcher import Observer
 from harness.records import PlannedCase, RunRecord
 from harness.runner import QUALITY_LAUNCH, RunRequest, Session, measured_source
+from harness.standby import Standby
 from harness.store import Store
 
 
@@ -66,14 +67,21 @@ def run_paired(request: PairedRequest, *, observer: Observer) -> PairedRuns:
             store.create_run(record)
             sessions[side] = Session(request.base, record, arms[side], observer)
             stack.enter_context(sessions[side].recording())
-        if request.launch_zero == "quality":
-            for session in sessions.values():
-                session.measure(QUALITY_LAUNCH)
-        measured = {"A": 0, "B": 0}
-        for side in stats.interleaved(request.base.launches, first=request.first):
-            measured[side] += 1
-            sessions[side].measure(measured[side])
+        launches = _launches(request)
+        workers = stack.enter_context(Standby(sessions[side].worker(launch) for side, launch in launches))
+        for side, launch in launches:
+            sessions[side].measure(launch, workers=workers)
     return PairedRuns(a=sessions["A"].run, b=sessions["B"].run)
+
+
+def _launches(request: PairedRequest) -> list[tuple[str, int]]:
+    """Arm and number of every launch, in order."""
+    launches = [("A", QUALITY_LAUNCH), ("B", QUALITY_LAUNCH)] if request.launch_zero == "quality" else []
+    measured = {"A": 0, "B": 0}
+    for side in stats.interleaved(request.base.launches, first=request.first):
+        measured[side] += 1
+        launches.append((side, measured[side]))
+    return launches
 
 
 def _record(

@@ -18,10 +18,11 @@ from harness import environment
 from harness.arms import Arm, current_arm
 from harness.errors import UsageError
 from harness.launch_orders import launch_order
-from harness.launcher import Launcher, LaunchRequest, Observer, read_launch, shard_path
+from harness.launcher import Launcher, LaunchRequest, Observer, read_launch, shard_path, worker_request
 from harness.paths import project_root, run_folder
 from harness.records import LaunchRecord, Outcome, PlannedCase, RunRecord, RunStatus, SourceIdentity
 from harness.run_lock import measuring
+from harness.standby import Standby, WorkerRequest
 from harness.store import Store
 
 if TYPE_CHECKING:
@@ -95,7 +96,11 @@ class Session:
         if record.processes:
             self._store.ingest_launch(record)
 
-    def measure(self, launch: int) -> None:
+    def worker(self, launch: int) -> WorkerRequest:
+        """The process that `measure` will take for a launch."""
+        return worker_request(self._folder, launch, arm=self._arm, imports=self._request.imports)
+
+    def measure(self, launch: int, *, workers: Standby) -> None:
         """Measure what this launch still lacks, in the order that belongs to (seed, launch)."""
         run, cases = self.run, self._outstanding(launch)
         self._observer.launch_started(launch, run.launches, len(cases), arm=run.arm)
@@ -111,7 +116,7 @@ class Session:
                 imports=self._request.imports,
             )
             try:
-                Launcher(request, self._observer).run()
+                Launcher(request, self._observer, workers).run()
             finally:
                 self.ingest(launch)
         self._observer.launch_finished(launch)
@@ -138,12 +143,12 @@ def run_sweep(request: RunRequest, *, observer: Observer) -> RunRecord:
     run = _resumable(request) if request.resume else _created(request)
     session = Session(request, run, request.arm or current_arm(), observer)
     launches = range(QUALITY_LAUNCH, run.launches + 1)
-    with session.recording():
+    with session.recording(), Standby(session.worker(launch) for launch in launches) as workers:
         if request.resume:
             for launch in launches:
                 session.ingest(launch)
         for launch in launches:
-            session.measure(launch)
+            session.measure(launch, workers=workers)
     return session.run
 
 

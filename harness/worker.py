@@ -1,6 +1,9 @@
 """One worker process: measures the cases of a WorkPlan in order and appends an event for each to the plan's shard.
 
-    python -m harness.worker PLAN.json [--import MODULE ...]
+    python -m harness.worker [--import MODULE ...]
+
+It does its imports, closes its standard output to say so, and waits for the path of a WorkPlan on its standard input:
+no path, no work. What it prints goes to standard error.
 
 Launch 0 is the quality pass: every case once per problem seed, judged in float64, untimed. Launches 1, 2, ... time.
 `--import MODULE` imports a module first: it is how methods of one's own, registered by that module, are measured.
@@ -218,17 +221,16 @@ def _reasons(state: MachineState) -> str:
 # --- the process ------------------------------------------------------------------------------------------------------
 
 
-def work(plan: WorkPlan) -> int:
+def work(plan: WorkPlan, *, startup_s: float) -> int:
     """Measure the plan's cases; returns the process's exit code."""
     with Path(plan.shard).open("a", encoding="utf-8") as shard:
-        spawned = float(os.environ.get("IROOT_SPAWNED_AT", psutil.Process().create_time()))
         worker = Worker(plan)
         started = LaunchStarted(
             run_id=plan.run_id,
             launch=plan.launch,
             process_id=os.getpid(),
             started_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            startup_s=max(0.0, time.time() - spawned),
+            startup_s=startup_s,
             state=environment.machine_state(plan.device),
         )
         _write(shard, started)
@@ -251,11 +253,15 @@ def _write(shard: TextIO, event: Event) -> None:
     shard.flush()
 
 
-def _make_ready(plan: WorkPlan, modules: Sequence[str]) -> None:
-    """Imports, threads, CUDA context, library handles: everything that must not fall into the first case."""
+def _import_all(modules: Sequence[str]) -> None:
+    """What every plan needs and no device: the registry with its methods."""
     for module in modules:
         importlib.import_module(module)
     list(methods())
+
+
+def _make_ready(plan: WorkPlan) -> None:
+    """Threads, CUDA context, library handles: everything that must not fall into the first case."""
     if plan.threads is not None:
         torch.set_num_threads(plan.threads)
     device = torch.device(plan.device)
@@ -270,6 +276,13 @@ def _make_ready(plan: WorkPlan, modules: Sequence[str]) -> None:
     gc.disable()
 
 
+def _awaited_plan(ready: int) -> Path | None:
+    """Say that imports are done and wait for a plan; None: there is none to come."""
+    os.close(ready)
+    line = sys.stdin.readline()
+    return Path(line.rstrip("\n")) if line else None
+
+
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
@@ -277,15 +290,23 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `python -m harness.worker`."""
     parser = argparse.ArgumentParser(prog="python -m harness.worker", description="Measure the cases of a work plan.")
-    parser.add_argument("plan", type=Path, help="a WorkPlan as a JSON file")
     parser.add_argument("--import", dest="modules", metavar="MODULE", action="append", default=[],
                         help="import a module that registers methods (repeatable)")  # fmt: skip
     parsed = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
-    plan = WorkPlan.model_validate_json(parsed.plan.read_text(encoding="utf-8"))
+    ready = os.dup(1)  # its reader sees the end of it when imports are done
+    os.dup2(2, 1)
+    spawned = float(os.environ.get("IROOT_SPAWNED_AT", psutil.Process().create_time()))
     try:
-        _make_ready(plan, parsed.modules)
-        return work(plan)
+        _import_all(parsed.modules)
+        imports_s = time.time() - spawned
+        path = _awaited_plan(ready)
+        if path is None:
+            return 0
+        called = time.perf_counter()
+        plan = WorkPlan.model_validate_json(path.read_text(encoding="utf-8"))
+        _make_ready(plan)
+        return work(plan, startup_s=max(0.0, imports_s) + time.perf_counter() - called)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     finally:

@@ -9,6 +9,7 @@ from harness.arm_plan import PlanAnswer, PlanRequest
 from harness.arms import Arm
 from harness.launcher import LaunchRequest, Observer
 from harness.records import WorkPlan
+from harness.standby import Standby
 
 PLANTED = "harness.tests.planted_methods"
 
@@ -21,7 +22,7 @@ def plan_in_process(arm: Arm, request: PlanRequest) -> PlanAnswer:
 class InProcessLauncher:
     """Takes the place of `harness.launcher.Launcher`; a case that hangs or dies takes the test with it."""
 
-    def __init__(self, request: LaunchRequest, observer: Observer) -> None:
+    def __init__(self, request: LaunchRequest, observer: Observer, workers: Standby) -> None:
         self._request = request
 
     def run(self) -> None:
@@ -38,4 +39,4 @@ class InProcessLauncher:
             shard=str(request.shard),
             injection=request.arm.injection,
         )
-        assert worker.work(plan) == 0
+        assert worker.work(plan, startup_s=0.0) == 0

@@ -154,7 +154,7 @@ def tiled(monkeypatch: pytest.MonkeyPatch) -> PlannedCase:
 def test_a_worker_writes_the_kernels_of_a_timed_launch(tiled: PlannedCase, tmp_path: Path) -> None:
     shard = tmp_path / "shard.jsonl"
     plan = WorkPlan(run_id="r", launch=1, device=PLACE, threads=1, cases=(tiled,), shard=str(shard))
-    assert work(plan) == 0
+    assert work(plan, startup_s=0.0) == 0
     with shard.open() as file:
         (result,) = (event for event in read_events(file) if isinstance(event, CaseResult))
     assert result.outcome is Outcome.OK, result.error

@@ -48,8 +48,11 @@ def start(folder: Path, cases: Sequence[PlannedCase], *, launch: int) -> subproc
     (folder / "plan.json").write_text(plan.model_dump_json())
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(FAULTS), os.environ.get("PYTHONPATH", "")]))
     environment["IROOT_SPAWNED_AT"] = repr(time.time())
-    command = [sys.executable, "-m", "harness.worker", str(folder / "plan.json"), "--import", "fault_methods"]
-    return subprocess.Popen(command, env=environment, cwd=FAULTS.parent.parent)
+    command = [sys.executable, "-m", "harness.worker", "--import", "fault_methods"]
+    with (folder / "plan.txt").open("w+") as plan_path:
+        plan_path.write(f"{folder / 'plan.json'}\n")
+        plan_path.seek(0)
+        return subprocess.Popen(command, env=environment, cwd=FAULTS.parent.parent, stdin=plan_path)
 
 
 def results(folder: Path) -> dict[str, CaseResult]:
