@@ -186,6 +186,7 @@ def _both(case_id: str, pair: CasePair, time: TimeVerdict | None) -> CaseVerdict
         high=time.high,
         p_value=time.p_value,
         mde=time.mde,
+        pairs_needed=time.pairs_needed,
         tau=time.tau,
         launches=time.launches,
         reference_launches=time.reference_launches,

@@ -188,7 +188,7 @@ def judge(first: Evidence, fresh: Evidence | None, rules: GateRules, *, base: st
         failures=_unmet(rules.policy.required, rows),
         expired_waivers=expired,
         unused_waivers=tuple(w for w in rules.waivers if w not in used and w not in expired),
-        notes=(*_stated_notes(first, rules), *resource_notes(rows)),
+        notes=(*_pairs_notes(cases), *_stated_notes(first, rules), *resource_notes(rows)),
     )
 
 
@@ -295,6 +295,16 @@ def _notes(first: Evidence, fresh: Evidence | None) -> tuple[str, ...]:
     count = len(fresh.comparison.verdicts)
     again = f"{'1 case was' if count == 1 else f'{count} cases were'} open and measured again in {pairs} fresh pairs"
     return (*notes, f"{again}, which alone decide (Holm over these{turn})")
+
+
+def _pairs_notes(cases: Sequence[GateCase]) -> tuple[str, ...]:
+    """How many pairs would decide what is undecided, were the ratios and spreads seen the true ones."""
+    needed = [case.row.pairs_needed for case in cases if case.ruling is Ruling.UNDECIDED]
+    known = [pairs for pairs in needed if pairs is not None]
+    if not known:
+        return ()
+    which = "all that are undecided" if len(known) == len(needed) else f"{len(known)} of {len(needed)} undecided cases"
+    return (f"about {max(known)} pairs would decide {which}, at the ratios and spreads seen (gate.fresh_pairs)",)
 
 
 def _stated_notes(first: Evidence, rules: GateRules) -> tuple[str, ...]:

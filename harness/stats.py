@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -33,6 +33,9 @@ ALPHA = 0.05
 
 POWER = 0.8
 """Probability with which a slowdown of tau + MDE is called."""
+
+MAX_PAIRS = 1000
+"""More pairs nobody measures: a case that needs them needs a larger threshold, or a quieter machine."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -252,6 +255,38 @@ def is_unchanged(estimate: Estimate, tau: FloatLike) -> Flags:
     """The interval lies inside 1/(1 + tau) .. 1 + tau, and MDE <= tau."""
     margin = np.log1p(tau)
     return np.asarray((estimate.high < margin) & (estimate.low > -margin) & (estimate.mde <= margin))
+
+
+def pairs_to_decide(log_ratio: float, spread: float, tau: float, *, family: int = 1) -> int | None:
+    """Fewest pairs after which the ratio seen would be judged, were it and the spread seen the true ones.
+
+    L pairs give se = s_d / sqrt(L). Within the minimum effect: `is_unchanged`, so MDE <= log(1 + tau) and the interval
+    inside. Beyond it: the excess over log(1 + tau) is at least t_{1 - alpha / family} se, Holm's first step.
+
+    Args:
+        log_ratio: the effect seen.
+        spread: s_d, standard deviation of the log differences of the pairs.
+        tau: minimum effect.
+        family: cases tested with this one.
+
+    Returns:
+        None if MAX_PAIRS would not do: the effect is next to tau, or the spread is hopeless.
+    """
+    margin, effect = np.log1p(tau), abs(log_ratio)
+    pairs = np.arange(MIN_LAUNCHES, MAX_PAIRS + 1)
+    se = spread / np.sqrt(pairs)
+    if effect < margin:
+        mde = (_quantiles_of_pairs(1 - ALPHA) + _quantiles_of_pairs(POWER)) * se
+        enough = (mde <= margin) & (_quantiles_of_pairs(0.975) * se < margin - effect)
+    else:
+        enough = _quantiles_of_pairs(1 - ALPHA / family) * se < effect - margin
+    return int(pairs[enough.argmax()]) if enough.any() else None
+
+
+@lru_cache(maxsize=64)
+def _quantiles_of_pairs(probability: float) -> Floats:
+    """t quantiles for MIN_LAUNCHES .. MAX_PAIRS pairs: most undecided cases of a comparison ask for the same ones."""
+    return t_quantile(probability, np.arange(MIN_LAUNCHES - 1, MAX_PAIRS, dtype=np.float64))
 
 
 def holm(p: Floats) -> Floats:

@@ -138,6 +138,7 @@ class TimeVerdict:
     high: float | None = None
     p_value: float | None = None
     mde: float | None = None
+    pairs_needed: int | None = None
     tau: float | None = None
     launches: int = 0
     reference_launches: int = 0
@@ -192,6 +193,7 @@ class _Figures:
     log_low: float
     log_high: float
     log_mde: float
+    log_se: float
     log_raw: float
     slower: float
     faster: float
@@ -218,6 +220,7 @@ def _figures(pairs: Sequence[CasePair], rules: TimeRules) -> list[_Figures]:
         "log_low": estimate.low,
         "log_high": estimate.high,
         "log_mde": estimate.mde,
+        "log_se": estimate.se,
         "log_raw": raw.log_ratio,
         "slower": _by_family(slower, gates, first),
         "faster": _by_family(faster, gates, np.zeros_like(first)),
@@ -258,7 +261,7 @@ def _by_family(p: stats.Floats, gates: stats.Flags, first: stats.Flags) -> stats
 
 
 def _verdict(figures: _Figures) -> TimeVerdict:
-    verdict, reason = Verdict.INCONCLUSIVE, None
+    verdict, reason, needed = Verdict.INCONCLUSIVE, None, None
     if figures.slower < stats.ALPHA:
         verdict = Verdict.REGRESSED
     elif figures.faster < stats.ALPHA:
@@ -266,7 +269,8 @@ def _verdict(figures: _Figures) -> TimeVerdict:
     elif figures.unchanged:
         verdict = Verdict.UNCHANGED
     else:
-        reason = _why_undecided(figures)
+        needed = _pairs_needed(figures)
+        reason = _why_undecided(figures, needed)
     return TimeVerdict(
         verdict=verdict,
         reason=reason,
@@ -276,6 +280,7 @@ def _verdict(figures: _Figures) -> TimeVerdict:
         high=_known(math.exp(figures.log_high)),
         p_value=_known(figures.slower),
         mde=_known(math.expm1(figures.log_mde)),
+        pairs_needed=needed,
         tau=figures.tau,
         launches=figures.n,
         reference_launches=figures.n_ref,
@@ -285,23 +290,34 @@ def _verdict(figures: _Figures) -> TimeVerdict:
     )
 
 
-def _why_undecided(figures: _Figures) -> str:
+def _why_undecided(figures: _Figures, needed: int | None) -> str:
     fewest = min(figures.n, figures.n_ref)
     if fewest < stats.MIN_LAUNCHES:
         unit = "launch" if fewest == 1 else "launches"
         what = f"{'pair' if fewest == 1 else 'pairs'} of launches" if figures.design == "paired" else unit
         side = "" if figures.design == "paired" or figures.n == figures.n_ref else _fewer_side(figures)
         return f"{fewest} {what}{side}; at least {stats.MIN_LAUNCHES} are needed"
+    remedy = "more launches needed" if needed is None else f"about {needed} pairs would decide"
     if figures.alone < stats.ALPHA:
         adjusted = min(figures.slower, figures.faster)
-        return f"p {figures.alone:.2g} alone, {adjusted:.2g} among {figures.family} cases (Holm); more launches needed"
+        return f"p {figures.alone:.2g} alone, {adjusted:.2g} among {figures.family} cases (Holm); {remedy}"
     mde = math.expm1(figures.log_mde)
     if mde > figures.tau:
-        return f"MDE {percent(mde)} > tau {percent(figures.tau)}; more launches needed"
+        return f"MDE {percent(mde)} > tau {percent(figures.tau)}; {remedy}"
     low, high = math.expm1(figures.log_low), math.expm1(figures.log_high)
     interval = f"{100 * low:+.1f} % .. {100 * high:+.1f} %"
     bound = "+" if figures.log_high >= math.log1p(figures.tau) else "-"
-    return f"the interval {interval} reaches beyond {bound}{percent(figures.tau)} (tau); more launches needed"
+    return f"the interval {interval} reaches beyond {bound}{percent(figures.tau)} (tau); {remedy}"
+
+
+def _pairs_needed(figures: _Figures) -> int | None:
+    """Pairs that would decide; against a stored reference no number of the candidate's launches alone need do."""
+    if figures.design != "paired" or figures.n < stats.MIN_LAUNCHES:
+        return None
+    spread = figures.log_se * math.sqrt(figures.n)
+    needed = stats.pairs_to_decide(figures.log_ratio, spread, figures.tau, family=figures.family)
+    # Fewer than there are: what is undecided is another case, whose turn in Holm's adjustment is first.
+    return needed if needed is not None and needed > figures.n else None
 
 
 def _fewer_side(figures: _Figures) -> str:

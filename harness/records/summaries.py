@@ -133,6 +133,8 @@ class CaseVerdict(Record):
     p_value: float | None = None
     """One-sided, H0: ratio <= 1 + tau."""
     mde: float | None = None
+    pairs_needed: int | None = None
+    """Pairs that would decide an inconclusive paired case at its ratio and spread; None: not known, or over 1000."""
     tau: float | None = None
     design: Design | None = None
     """None: no times were compared."""

@@ -203,7 +203,7 @@ def verdict_note(row: CaseVerdict) -> str:
 
 
 def verdict_notes(row: CaseVerdict) -> tuple[str, ...]:
-    """The reason and the notes of one verdict, for footnotes: without the figures MDE and tau of this very case.
+    """The reason and the notes of one verdict, for footnotes: without MDE, tau and pairs of this very case.
 
     Noise differs from case to case; with the figures left out, one footnote says it of all.
     """
@@ -215,7 +215,7 @@ def _without_figures(note: str, row: CaseVerdict) -> str:
     for figure in (row.mde, row.tau):
         if figure is not None:
             note = note.replace(f" {percent(figure)}", "")
-    return note
+    return note.replace(f"about {row.pairs_needed} pairs", "more pairs")
 
 
 def _verdict(row: CaseVerdict) -> str:

@@ -107,7 +107,14 @@ class TestStages:
         noisy = evidence(both(1.0, noise=NOISY))
         result = ruled(noisy, noisy)
         assert only(result).ruling is Ruling.UNDECIDED
-        assert "more launches needed" in str(only(result).reason)
+        needed = only(result).row.pairs_needed
+        assert needed is not None
+        assert needed > only(result).row.launches
+        assert str(only(result).reason).endswith(f"about {needed} pairs would decide")
+        assert result.notes == (
+            f"about {needed} pairs would decide all that are undecided, at the ratios and spreads seen "
+            "(gate.fresh_pairs)",
+        )
         assert result.exit_code is ExitCode.UNDECIDED
 
     def test_a_screen_without_fresh_pairs_decides_itself(self) -> None:

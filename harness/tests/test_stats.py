@@ -137,6 +137,40 @@ class TestEstimates:
         assert np.isnan(means[1])
 
 
+class TestPairsToDecide:
+    @given(
+        effect=st.floats(-0.1, 0.1), spread=st.floats(1e-4, 0.05), tau=st.floats(0.01, 0.2), family=st.integers(1, 50)
+    )
+    def test_the_number_is_the_least_that_decides(self, effect: float, spread: float, tau: float, family: int) -> None:
+        def decided(pairs: int) -> bool:
+            estimate = stats.Estimate(
+                log_ratio=np.array(effect),
+                se=np.array(spread / math.sqrt(pairs)),
+                df=np.array(pairs - 1.0),
+                n=np.array(pairs),
+                n_ref=np.array(pairs),
+            )
+            p = min(float(stats.p_slower(estimate, tau)), float(stats.p_faster(estimate, tau)))
+            return bool(stats.is_unchanged(estimate, tau)) or p < stats.ALPHA / family
+
+        needed = stats.pairs_to_decide(effect, spread, tau, family=family)
+        if needed is None:
+            assert not decided(stats.MAX_PAIRS)
+        else:
+            assert decided(needed)
+            assert needed == stats.MIN_LAUNCHES or not decided(needed - 1)
+
+    def test_by_hand(self) -> None:
+        """A spread whose MDE with 15 pairs is just within 2 %, and one whose MDE is just beyond."""
+        margin = math.log1p(0.02)
+        spread = margin * math.sqrt(15) / (scipy.stats.t.ppf(0.95, 14) + scipy.stats.t.ppf(0.8, 14))
+        assert stats.pairs_to_decide(0.0, 0.9999 * spread, 0.02) == 15
+        assert stats.pairs_to_decide(0.0, 1.0001 * spread, 0.02) == 16
+
+    def test_an_effect_at_the_threshold_is_never_decided(self) -> None:
+        assert stats.pairs_to_decide(math.log1p(0.02), 0.01, 0.02) is None
+
+
 class TestMinimumDetectableEffect:
     def test_paired_formula(self) -> None:
         differences = np.array([0.01, -0.01, 0.02, 0.0, -0.02, 0.0])

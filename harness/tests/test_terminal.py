@@ -91,8 +91,8 @@ def noisy_comparison() -> Comparison:
             planted.case(f"polar/{method}/fp8_e4m3/1024x4096/logspace_1e6"),
             Verdict.INCONCLUSIVE,
             1.0,
-            reason=f"MDE {20 + index}.0 % > tau 3.4 %; more launches needed",
-        ).model_copy(update={"mde": (20 + index) / 100, "low": 0.001, "high": 1760.042})
+            reason=f"MDE {20 + index}.0 % > tau 3.4 %; about {30 + index} pairs would decide",
+        ).model_copy(update={"mde": (20 + index) / 100, "pairs_needed": 30 + index, "low": 0.001, "high": 1760.042})
         for index, method in enumerate(NOISY_METHODS)
     ]
     return planted.comparison(rows)
@@ -108,7 +108,7 @@ def test_no_name_is_broken_in_80_columns_and_no_line_is_longer() -> None:
 
 def test_a_reason_that_many_cases_share_is_printed_once() -> None:
     lines = [line.strip() for line in printed(noisy_comparison(), width=80).splitlines()]
-    assert lines.count("[1] MDE > tau; more launches needed") == 1
+    assert lines.count("[1] MDE > tau; more pairs would decide") == 1
     assert sum(line.endswith("[1]") for line in lines) == 3
     assert any(line.startswith("MDE: the smallest change") for line in lines)
     assert "No regression found; 3 of 3 cases were too noisy to judge" in squeezed(" ".join(lines))

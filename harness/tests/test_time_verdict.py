@@ -92,7 +92,35 @@ class TestTime:
         row = self.among(200, gates=True)
         assert row.verdict is Verdict.INCONCLUSIVE
         assert row.reason is not None
-        assert "among 201 cases (Holm); more launches needed" in row.reason
+        assert f"among 201 cases (Holm); about {row.pairs_needed} pairs would decide" in row.reason
+        assert row.pairs_needed is not None
+        assert row.pairs_needed > 4
+
+    def test_as_many_pairs_as_it_names_decide(self) -> None:
+        """A pattern of noise of the same spread, in the number of pairs named and in one pair less."""
+        few = judge(self.alternating(6, 1.004), Side(noise=0.0))
+        assert few.verdict is Verdict.INCONCLUSIVE
+        assert few.pairs_needed is not None
+        assert (
+            few.reason == f"MDE {100 * (few.mde or 0):.1f} % > tau 2.0 %; about {few.pairs_needed} pairs would decide"
+        )
+        assert (
+            judge(self.alternating(few.pairs_needed, 1.004), Side(noise=0.0, launches=60)).verdict is Verdict.UNCHANGED
+        )
+        short = judge(self.alternating(few.pairs_needed - 1, 1.004), Side(noise=0.0, launches=60))
+        assert short.verdict is Verdict.INCONCLUSIVE
+
+    def test_a_stored_reference_names_no_pairs(self) -> None:
+        assert judge(Side(noise=0.05), Side(noise=0.05), kind="run").pairs_needed is None
+
+    @staticmethod
+    def alternating(launches: int, time: float) -> Side:
+        """Launches whose log times have mean log(time) and sample standard deviation 2.5 %."""
+        pattern = [1.0 if i % 2 else -1.0 for i in range(launches)]
+        mean = sum(pattern) / launches
+        deviation = math.sqrt(sum((x - mean) ** 2 for x in pattern) / (launches - 1))
+        medians = {i + 1: 1e-3 * time * math.exp(0.025 * (x - mean) / deviation) for i, x in enumerate(pattern)}
+        return Side(changes={"launch_medians_s": medians})
 
     def test_advisory_cases_cost_no_power(self) -> None:
         gating, advisory = self.among(200, gates=True), self.among(200, gates=False)
