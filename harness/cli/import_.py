@@ -73,6 +73,6 @@ def import_(
 def _exported(store: Store, paths: list[Path], *, options_given: bool) -> RunRecord:
     from harness.transfer import import_run
 
-    if len(paths) > 1 or options_given:
+    if paths[0].exists() and (len(paths) > 1 or options_given):
         raise UsageError("an exported run is one folder and keeps its own name: give no other path, --run or --paired")
     return import_run(store, paths[0])

@@ -16,6 +16,8 @@ from harness.records import CaseSummary, RunRecord, RunSummary, SourceIdentity
 from harness.report import format as text
 
 REVISION_DIGITS = 9
+REMARKS_WIDTH = 24
+"""Of what stands below a run: the names of imported runs may be too short to set words under them."""
 
 
 class Breakable:
@@ -63,7 +65,7 @@ def runs_table(runs: list[RunRecord]) -> Table:
         counts = (str(len(run.cases)), str(run.launches))
         table.add_row(run.run_id, str(run.status), revision(run.source), *counts)
         below = "; ".join(filter(None, (run.machine.machine_class, _remarks(run))))
-        lines = textwrap.wrap(below, len(run.run_id) - 2, break_on_hyphens=False)
+        lines = textwrap.wrap(below, max(len(run.run_id) - 2, REMARKS_WIDTH), break_on_hyphens=False)
         table.add_row(Text(textwrap.indent("\n".join(lines), "  ")))
     return table
 

@@ -50,6 +50,12 @@ def test_a_list_of_runs_in_80_columns_breaks_no_word() -> None:
     assert " ".join(line.strip() for line in lines[2:]) == "nvidia-h100-80gb-hbm3; imported from h100-quick-1"
 
 
+def test_the_remarks_on_a_run_with_a_short_name_keep_their_words() -> None:
+    run = planted.run_record(()).model_copy(update={"run_id": "ab", "imported_from": "table: before.csv"})
+    lines = printed(runs_table([run]), 80)
+    assert [line.strip() for line in lines[2:]] == ["nvidia-h100-80gb-hbm3;", "imported from table:", "before.csv"]
+
+
 def test_a_list_of_runs_in_60_columns_loses_nothing() -> None:
     run = planted.run_record(()).model_copy(update={"run_id": "20261122-222637-sweep-720d8c30-eded"})
     lines = printed(runs_table([run]), 60)

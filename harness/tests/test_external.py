@@ -330,4 +330,6 @@ def test_names_files_and_flags_that_do_not_fit(store: Store, tmp_path: Path) -> 
     assert "name the run it becomes with --run NAME" in str(_call("import", table, "--store", store.path).exception)
     folder = _call("import", tmp_path, "--run", "x", "--store", store.path).exception
     assert "keeps its own name" in str(folder)
-    assert "none: no such file or folder" in str(_call("import", tmp_path / "none", "--store", store.path).exception)
+    for flags in ((), ("--run", "x")):
+        missing = _call("import", tmp_path / "none", *flags, "--store", store.path).exception
+        assert "none: no such file or folder" in str(missing)
