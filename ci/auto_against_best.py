@@ -11,9 +11,9 @@ over the problem seeds, relative to float64; for `polar`, whose rtol is one, the
 fact only, so the best of the methods that *state* an error within rtol beforehand stands beside it; `--against` says
 which one the limit holds for. A method with factors made by an earlier call is not compared.
 
-A run measures the methods with the steps of their default options, and `auto` takes those that rtol asks for: `steps`
-shows both where they differ, and the choice's time is the measured one times the quotient of expected times
-(`iroot.costs`). Choices whose method or precision the run did not measure in the cell are listed apart.
+`auto` takes the steps that rtol asks for. A case of its method, precision and number of steps is its time; where the
+manifest has none, `steps` shows both numbers, and the time is that of a case with other steps times the quotient of
+expected times (`iroot.costs`). Choices whose method or precision the run did not measure in the cell are listed apart.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from harness.judge.problems import get_problem, stated_lower
-from harness.records import Case, CaseSummary, Mode, Outcome, RunSummary
+from harness.records import Case, CaseSummary, Mode, Outcome, PlannedCase, RunSummary
 from harness.store import Store
 from iroot.costs import seconds
 from iroot.errors import InvalidInputError, UnsupportedError
 from iroot.planning import Choice, Demand, choose
 from iroot.precision import get_precision
-from iroot.registry import TASKS, Workload, get_method
+from iroot.registry import TASKS, MethodSpec, Workload, get_method
 
 HOPPER = (9, 0)
 RTOLS = (1e-1, 1e-2, 1e-3)
@@ -78,11 +79,28 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """One method in one precision: the median of its launches' medians, and its largest error over the seeds."""
+class Arm:
+    """What is timed: a method in a precision, whose options count by the number of steps."""
 
-    method: str
+    spec: MethodSpec
     precision: str
+    options: Any
+    steps: int | None
+
+    def __str__(self) -> str:
+        steps = "" if self.steps is None or self.options == self.spec.options() else f" {self.steps} steps"
+        return f"{self.spec.name} {self.precision}{steps}"
+
+    def serves(self, choice: Choice) -> bool:
+        """Whether the method and the precision are those of the choice."""
+        return (self.spec, self.precision) == (choice.spec, choice.precision)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One arm: the median of its launches' medians, and its largest error over the seeds."""
+
+    arm: Arm
     seconds: float
     error: float
 
@@ -94,7 +112,7 @@ class Row:
     Attributes:
         choice: what `auto` picks.
         seconds: of the choice, with its own steps; None where its method and precision were not measured.
-        measured_steps: of the measured call.
+        measured_steps: of the case that the time is taken from.
         best: the fastest within rtol.
         best_stated: seconds of the fastest of those that state an error within rtol, with the steps that rtol asks for.
     """
@@ -117,7 +135,7 @@ def cells(summary: RunSummary) -> dict[Cell, tuple[Measured, ...]]:
     """Every cell with the methods measured in it."""
     found: dict[Cell, list[Measured]] = defaultdict(list)
     for entry in summary.cases.values():
-        measured = _measured(entry) if _compared(entry) else None
+        measured = _measured(entry) if entry.outcome is Outcome.OK and compared(entry.planned) else None
         if measured is not None:
             found[_cell(entry.planned.case)].append(measured)
     return {cell: tuple(entries) for cell, entries in found.items()}
@@ -127,13 +145,19 @@ def _cell(case: Case) -> Cell:
     return Cell(task=case.task, p=case.p, m=case.m, n=case.n, batch=case.batch, k=case.k, problem=case.problem)
 
 
-def _compared(entry: CaseSummary) -> bool:
-    case = entry.planned.case
-    if entry.outcome is not Outcome.OK or entry.planned.control or case.options or case.task in ("gemm", "copy"):
+def compared(planned: PlannedCase) -> bool:
+    """Whether a case is of a cell: no control, and in the mode that its method is meant for."""
+    case = planned.case
+    if planned.control or case.task in ("gemm", "copy") or case.method in NOT_COMPARED:
         return False
+    return case.mode is (Mode.GRAPH if get_method(case.task, case.method).capturable else Mode.EAGER)
+
+
+def _arm(case: Case) -> Arm:
     spec = get_method(case.task, case.method)
-    mode = Mode.GRAPH if spec.capturable else Mode.EAGER
-    return case.mode is mode and case.method not in NOT_COMPARED
+    options = spec.make_options(dict(case.options))
+    steps = None if spec.steps is None else spec.steps(_cell(case).workload(case.precision), options)
+    return Arm(spec=spec, precision=case.precision, options=options, steps=steps)
 
 
 def _measured(entry: CaseSummary) -> Measured | None:
@@ -143,7 +167,21 @@ def _measured(entry: CaseSummary) -> Measured | None:
     if not known or len(known) < len(errors) or not entry.launch_medians_s:
         return None
     time = statistics.median(entry.launch_medians_s.values())
-    return Measured(method=case.method, precision=case.precision, seconds=time, error=max(known))
+    return Measured(arm=_arm(case), seconds=time, error=max(known))
+
+
+def not_planned(planned: Iterable[PlannedCase], rtols: Iterable[float] = RTOLS) -> list[tuple[Cell, float, Choice]]:
+    """What `auto` would take in the cells of a plan and no case has, with its steps."""
+    arms: dict[Cell, list[Arm]] = defaultdict(list)
+    for item in planned:
+        if compared(item):
+            arms[_cell(item.case)].append(_arm(item.case))
+    choices = [(cell, rtol, _choose(cell, rtol, "auto", "auto")) for cell in arms for rtol in rtols]
+    return [
+        (cell, rtol, choice)
+        for cell, rtol, choice in choices
+        if not any(arm.serves(choice) and arm.steps == choice.steps for arm in arms[cell])
+    ]
 
 
 def rows(summary: RunSummary, rtols: Iterable[float] = RTOLS) -> list[Row]:
@@ -160,13 +198,30 @@ def rows(summary: RunSummary, rtols: Iterable[float] = RTOLS) -> list[Row]:
 
 def _row(cell: Cell, rtol: float, entries: Sequence[Measured], best: Measured) -> Row:
     choice = _choose(cell, rtol, "auto", "auto")
-    mine = next((e for e in entries if (e.method, e.precision) == (choice.spec.name, choice.precision)), None)
-    stated = [time for entry in entries if (time := _stated_seconds(cell, rtol, entry)) is not None]
+    mine = _nearest(entries, choice)
+    served = {(entry.arm.spec.name, entry.arm.precision) for entry in entries}
+    stated = [_stated_seconds(cell, rtol, entries, *names) for names in sorted(served)]
     return Row(
-        cell=cell, rtol=rtol, choice=choice, best=best, best_stated=min(stated, default=None),
-        seconds=None if mine is None else mine.seconds * _scale(cell, choice),
-        measured_steps=None if mine is None else _default_steps(cell, choice),
+        cell=cell, rtol=rtol, choice=choice, best=best,
+        best_stated=min((time for time in stated if time is not None), default=None),
+        seconds=None if mine is None else _seconds(cell, mine, choice),
+        measured_steps=None if mine is None else mine.arm.steps,
     )  # fmt: skip
+
+
+def _nearest(entries: Iterable[Measured], choice: Choice) -> Measured | None:
+    """Of the cases of the choice's method and precision the one with the nearest number of steps."""
+    mine = [entry for entry in entries if entry.arm.serves(choice)]
+    return min(mine, key=lambda entry: abs((entry.arm.steps or 0) - (choice.steps or 0)), default=None)
+
+
+def _seconds(cell: Cell, measured: Measured, choice: Choice) -> float:
+    """Measured, times expected time with the choice's steps over that with the measured ones where they differ."""
+    arm = measured.arm
+    if arm.steps == choice.steps:
+        return measured.seconds
+    modelled = seconds(arm.spec, cell.workload(arm.precision), arm.options, capability=HOPPER)
+    return measured.seconds * expected(choice) / modelled
 
 
 def _choose(cell: Cell, rtol: float, method: str, precision: str) -> Choice:
@@ -178,31 +233,21 @@ def _choose(cell: Cell, rtol: float, method: str, precision: str) -> Choice:
     )  # fmt: skip
 
 
-def _stated_seconds(cell: Cell, rtol: float, entry: Measured) -> float | None:
+def _stated_seconds(cell: Cell, rtol: float, entries: Sequence[Measured], method: str, precision: str) -> float | None:
     """Seconds of a measured method with the options that rtol asks for, where it then states an error within rtol."""
     try:
-        choice = _choose(cell, rtol, entry.method, entry.precision)
+        choice = _choose(cell, rtol, method, precision)
     except (InvalidInputError, UnsupportedError):
         return None
     if choice.stated is None or choice.stated > rtol:
         return None
-    return entry.seconds * _scale(cell, choice)
+    measured = _nearest(entries, choice)
+    return None if measured is None else _seconds(cell, measured, choice)
 
 
 def expected(choice: Choice) -> float:
     """Seconds by the cost model."""
     return seconds(choice.spec, choice.workload, choice.options, capability=HOPPER)
-
-
-def _scale(cell: Cell, choice: Choice) -> float:
-    """Expected time with the choice's options over that with the default ones, which the run measured."""
-    spec = choice.spec
-    return expected(choice) / seconds(spec, cell.workload(choice.precision), spec.options(), capability=HOPPER)
-
-
-def _default_steps(cell: Cell, choice: Choice) -> int | None:
-    spec = choice.spec
-    return None if spec.steps is None else spec.steps(cell.workload(choice.precision), spec.options())
 
 
 def table(found: Sequence[Row]) -> Table:
@@ -215,7 +260,7 @@ def table(found: Sequence[Row]) -> Table:
         result.add_row(
             f"{ratio:.2f}", "-" if stated is None else f"{stated:.2f}", f"{row.rtol:g}", str(row.cell),
             f"{choice.spec.name} {choice.precision}", "-" if choice.stated is None else f"{choice.stated:.1e}",
-            _steps(row), f"{row.seconds * 1e6:.0f}", f"{row.best.method} {row.best.precision}",
+            _steps(row), f"{row.seconds * 1e6:.0f}", str(row.best.arm),
             f"{row.best.error:.1e}", f"{row.best.seconds * 1e6:.0f}",
         )  # fmt: skip
     return result
@@ -234,7 +279,7 @@ def report(found: Sequence[Row], *, limit: float, against: str, console: Console
             choice = row.choice
             console.print(
                 f"not measured: {choice.spec.name} {choice.precision} for {row.cell}, rtol {row.rtol:g}, expected "
-                f"{expected(choice) * 1e6:.0f} us; best {row.best.method} {row.best.precision} "
+                f"{expected(choice) * 1e6:.0f} us; best {row.best.arm} "
                 f"{row.best.seconds * 1e6:.0f} us",
             )
     over = 0

@@ -12,7 +12,9 @@ from types import ModuleType
 import pytest
 from rich.console import Console
 
+from harness.manifest import load_manifest
 from harness.records import CaseSummary, Mode, Outcome, RunSummary
+from harness.sweep import plan
 from harness.tests import factories
 
 
@@ -27,9 +29,13 @@ def script() -> ModuleType:
     return module
 
 
-def entry(method: str, precision: str, microseconds: float, error: float, mode: Mode = Mode.GRAPH) -> CaseSummary:
+def entry(
+    method: str, precision: str, microseconds: float, error: float, mode: Mode = Mode.GRAPH, *, target: float = 0.0
+) -> CaseSummary:
     """Three launches with this median of medians, two seeds whose larger error is `error`."""
     case = factories.make_case(method, precision=precision, n=512, problem="wishart", mode=mode)
+    if target:
+        case = case.model_copy(update={"options": (("target", target),)})
     return CaseSummary(
         planned=factories.make_planned(case),
         outcome=Outcome.OK,
@@ -59,14 +65,14 @@ def test_the_best_is_the_fastest_within_rtol(script: ModuleType) -> None:
     fast_and_wrong = entry("coupled_pe", "bf16", 50.0, 0.2)
     summary = run_of(GRADED, fast_and_wrong, entry("coupled_pe", "fp32", 345.0, 1e-5))
     (row,) = script.rows(summary, (1e-3,))
-    assert (row.best.method, row.best.precision) == ("graded_pe", "fp16")
+    assert str(row.best.arm) == "graded_pe fp16"
     assert (row.choice.spec.name, row.choice.precision) == ("graded_pe", "fp16")
     assert row.best.seconds == pytest.approx(114e-6)
     assert row.best.error == pytest.approx(6e-4)
     assert row.ratio("measured") == pytest.approx(row.seconds / row.best.seconds)
     assert script.rows(summary, (1e-6,)) == []
     (loose,) = script.rows(summary, (0.3,))
-    assert loose.best.precision == "bf16"
+    assert loose.best.arm.precision == "bf16"
 
 
 def test_a_faster_method_that_states_nothing_counts_as_measured_alone(script: ModuleType) -> None:
@@ -108,3 +114,27 @@ def test_further_steps_than_measured_are_charged(script: ModuleType) -> None:
     assert fine.seconds == pytest.approx(114e-6)
     assert coarse.choice.steps < coarse.measured_steps
     assert coarse.seconds < 0.95 * fine.seconds
+
+
+def test_a_case_with_the_steps_of_the_choice_is_its_time(script: ModuleType) -> None:
+    coarse = entry("graded_pe", "fp16", 90.0, 2e-2, target=2e-2)
+    row = script.rows(run_of(GRADED, coarse), (1e-1,))[0]
+    assert row.choice.steps == row.measured_steps
+    assert row.seconds == pytest.approx(90e-6)
+    assert str(row.best.arm) == f"graded_pe fp16 {row.choice.steps} steps"
+    assert script.rows(run_of(GRADED, coarse), (1e-3,))[0].seconds == pytest.approx(114e-6)
+
+
+ALLOWED = ("polar 2048x2048", "polar 4096x4096", "polar 2048x8192", "polar 1024x1024xb16", "polar 1024x4096xb8")
+"""At rtol 1e-3, in two words: no other method there keeps it, so there is nothing to compare with."""
+
+
+def test_production_measures_every_choice_of_auto(script: ModuleType) -> None:
+    cases = plan(load_manifest("production"), device_kind="cuda")
+    left = script.not_planned(cases)
+    reasons = {f"{cell} {rtol:g}: {choice.spec.name} {choice.precision} {choice.steps}" for cell, rtol, choice in left}
+    allowed = {reason for reason in reasons if reason.startswith(ALLOWED) and " 0.001: polar_express bf16x3 " in reason}
+    assert reasons - allowed == set()
+    assert len(allowed) == len(ALLOWED)
+    without = [item for item in cases if item.case.method != "graded_pe"]
+    assert len(script.not_planned(without)) > len(left)

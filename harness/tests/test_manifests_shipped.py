@@ -57,7 +57,7 @@ def test_says_its_name_and_what_it_is_and_round_trips(name: str) -> None:
         ("smoke", "cpu", 6, 12),
         ("quick", "cuda", 60, 100),
         ("quick", "cpu", 40, 60),
-        ("production", "cuda", 400, 650),
+        ("production", "cuda", 300, 380),
         ("production", "cpu", 150, 370),
         ("reference", "cuda", 60, 120),
         ("reference", "cpu", 10, 40),
@@ -75,7 +75,7 @@ def test_number_of_cases(name: str, kind: DeviceKind, least: int, most: int) -> 
         ("smoke", "cpu", 4, 20),
         ("quick", "cpu", 10, 90),
         ("quick", "cuda", 15, 120),
-        ("production", "cuda", 60, 900),
+        ("production", "cuda", 40, 500),
         ("accuracy", "cpu", 60, 120),
     ],
 )
