@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 
-from harness.baseline_checks import inconsistencies, refusals, unlike_base
+from harness.baseline_checks import inconsistencies, refusals, unlike_base, unofficial
 from harness.baseline_diff import cell_changes, metadata_changes
 from harness.baseline_files import METADATA, BaselineContent, from_folder, read_metadata, to_files
 from harness.baseline_merge import amended, content_of, summary_of
@@ -24,9 +24,6 @@ from harness.checksums import check_sums
 from harness.errors import BaselineError, UsageError
 from harness.filters import CaseFilter
 from harness.records import Outcome, RunRecord, RunSummary, SourceIdentity
-
-OFFICIAL_RUNS = 3
-"""Runs an official baseline should hold: with fewer, the spread between runs is unknown or a guess."""
 
 _FOLDER_NAME = re.compile(r"\w[\w.+-]*", re.ASCII)
 
@@ -133,6 +130,13 @@ def prepare(
     return Promotion(folder=folder, files=to_files(content), changes=_changes(existing, content), notes=notes)
 
 
+def require_official(runs: Sequence[RunSummary]) -> None:
+    """Raise BaselineError where the runs are too few, or too short, to be an official reference."""
+    found = unofficial(runs)
+    if found:
+        raise _refused([*found, "measure more, or promote with --provisional"])
+
+
 def _narrowed(summary: RunSummary, cases: CaseFilter) -> RunSummary:
     planned = tuple(each for each in summary.run.cases if cases(each.case))
     if not planned:
@@ -231,12 +235,7 @@ def _revision(runs: Sequence[RunSummary], checkout: SourceIdentity | None) -> st
 
 def _notes(runs: Sequence[RunSummary]) -> tuple[str, ...]:
     newest = runs[-1].run
-    notes = []
-    if len(runs) < OFFICIAL_RUNS:
-        notes.append(
-            f"{len(runs)} run(s): an official baseline should hold at least {OFFICIAL_RUNS}, "
-            "so that comparisons know the spread between runs"
-        )
+    notes = unofficial(runs)
     if newest.filter is not None:
         notes.append(f"the runs are narrowed by the filter {newest.filter!r}: the baseline covers part of the manifest")
     for each in runs[:-1]:

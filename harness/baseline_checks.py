@@ -11,6 +11,9 @@ from harness.baseline_merge import run_spread
 from harness.launch_blocks import MIN_BLOCKS
 from harness.records import CaseSummary, Outcome, PlannedCase, RunStatus, RunSummary, SourceIdentity
 
+OFFICIAL_RUNS, OFFICIAL_LAUNCHES = 3, 6
+"""Of an official baseline, at least: with fewer runs the spread between runs is unknown or a guess."""
+
 SHOWN = 5
 """Cases named in one line; the rest is counted."""
 
@@ -32,6 +35,17 @@ def refusals(runs: Sequence[RunSummary], *, reason: str, checkout: SourceIdentit
         )
     found += [f"{run_id} is given {ids.count(run_id)} times" for run_id in sorted(set(ids)) if ids.count(run_id) > 1]
     return found
+
+
+def unofficial(runs: Sequence[RunSummary]) -> list[str]:
+    """What an official baseline holds and these runs lack; empty where they may be one."""
+    few = (
+        f"{len(runs)} run(s): an official baseline holds at least {OFFICIAL_RUNS}, so that comparisons know the spread "
+        "between runs"
+    )
+    short = [f"{each.run.run_id} ({each.run.launches})" for each in runs if each.run.launches < OFFICIAL_LAUNCHES]
+    lacking = f"fewer launches than the {OFFICIAL_LAUNCHES} of an official baseline in"
+    return [*([few] if len(runs) < OFFICIAL_RUNS else []), *_listed(lacking, short)]
 
 
 def _run_problems(summary: RunSummary) -> Iterator[str]:

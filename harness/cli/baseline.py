@@ -37,6 +37,9 @@ SideOption = Annotated[
     str,
     typer.Option("--against", metavar="REVISION|FOLDER", help="The state before: of a git revision, or in a folder."),
 ]
+ProvisionalOption = Annotated[
+    bool, typer.Option("--provisional", help="Accept fewer than 3 runs, or runs of fewer than 6 launches.")
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would change; write nothing.")]
 
 
@@ -112,6 +115,7 @@ def promote(
     runs: RunsArgument,
     reason: ReasonOption,
     cases: CasesOption = None,
+    provisional: ProvisionalOption = False,
     dry_run: DryRunOption = False,
     root: RootOption = None,
     json: JsonOption = False,
@@ -119,21 +123,22 @@ def promote(
 ) -> None:
     """Make runs the official baseline of their machine class and manifest.
 
-    Several runs of the same sources merge; three or more tell later comparisons the spread between runs. An imported
-    run is checked against the sources of this checkout. With --cases every other case stays as it is, byte for byte.
+    At least three runs of the same sources, of six launches or more, merge and tell later comparisons the spread
+    between runs. An imported run is checked against the sources of this checkout. With --cases every other case stays
+    as it is, byte for byte.
 
-    Refused: cases that failed, were throttled, gave no finite result or lack launches, and gating cases whose launches
-    spread too wide to resolve their threshold.
+    Refused: fewer runs or launches, unless --provisional; cases that failed, were throttled, gave no finite result or
+    lack launches, and gating cases whose launches spread too wide to resolve their threshold.
 
     Examples:
 
-        iroot bench baseline promote latest --reason 'first H100 baseline'
-
         iroot bench baseline promote 20260102-09 20260102-10 20260102-11 --reason 'new driver' --dry-run
 
-        iroot bench baseline promote latest --cases method=coupled_pe,n>=2048 --reason 'faster tiles'
+        iroot bench baseline promote 2026010{3,4,5} --cases method=coupled_pe,n>=2048 --reason 'faster tiles'
+
+        iroot bench baseline promote latest --reason 'until there are three runs' --provisional
     """
-    from harness.baseline import prepare
+    from harness.baseline import prepare, require_official
     from harness.filters import parse_filter
     from harness.store import Store
 
@@ -147,6 +152,8 @@ def promote(
         cases=parse_filter(cases) if cases is not None else None,
         checkout=_checkout() if imported else None,
     )
+    if not provisional:
+        require_official(summaries)
     if not dry_run and promotion.changes:
         promotion.write()
     if json:

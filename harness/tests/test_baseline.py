@@ -135,7 +135,7 @@ def test_preparing_writes_nothing_and_names_the_changes(tmp_path: Path) -> None:
     first = prepare([_summary()], tmp_path, reason="first", today=TODAY)
     assert list(tmp_path.iterdir()) == []
     assert first.changes == (f"new baseline of 4 cases at {make.REVISION[:12]}",)
-    assert "an official baseline should hold at least 3" in first.notes[0]
+    assert "an official baseline holds at least 3" in first.notes[0]
     first.write()
     slower = _summary(2)
     medians = {launch: 1.5 * median_s for launch, median_s in slower.cases[FIRST].launch_medians_s.items()}

@@ -245,7 +245,7 @@ def test_diff_and_promote_commands(folder: Path, tmp_path: Path) -> None:
     store = Store(tmp_path / "s.duckdb")
     run = _run(7).run
     store.import_run(run, make.make_launches(run, medians_s={IDS[1]: 4e-4}))
-    where = ("--root", str(tmp_path), "--store", str(store.path))
+    where = ("--provisional", "--root", str(tmp_path), "--store", str(store.path))
     done = CliRunner().invoke(
         app, ["baseline", "promote", run.run_id, "--cases", SECOND.text, "--reason", "why", *where]
     )

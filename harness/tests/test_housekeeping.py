@@ -136,7 +136,7 @@ def test_promote_list_show_verify(store: Path, tmp_path: Path) -> None:
     root = tmp_path / "baselines"
     where = ("--root", root)
     ids = [make.make_run(number=number).run_id for number in (1, 2, 3)]
-    promote = ("baseline", "promote", *ids, "--reason", "new [driver]", "--store", store, *where)
+    promote = ("baseline", "promote", *ids, "--reason", "new [driver]", "--provisional", "--store", store, *where)
     text = _good(*promote, "--dry-run")
     assert "new baseline of 2 cases" in text
     assert "would write" in text
@@ -166,9 +166,28 @@ def test_baseline_names(store: Path, tmp_path: Path) -> None:
     missing = _call("baseline", "show", "quick", "--root", root)
     assert isinstance(missing.exception, UsageError)
     assert "there is none" in str(missing.exception)
-    _good("baseline", "promote", "20260102-0001", "--reason", "r", "--store", store, "--root", root)
+    where = ("--store", store, "--root", root)
+    _good("baseline", "promote", "20260102-0001", "--reason", "r", "--provisional", *where)
     nearest = _call("baseline", "verify", "quik", "--root", root)
     assert str(nearest.exception).endswith(f"the nearest is '{H100}/quick'")
+
+
+def test_an_official_baseline_holds_three_runs_of_six_launches(tmp_path: Path) -> None:
+    store, root = Store(tmp_path / "s.duckdb"), tmp_path / "baselines"
+    for number, launches in ((1, 6), (2, 6), (3, 6), (4, 5)):
+        run = make.make_run(make.make_cases(2), number=number, launches=launches, status=RunStatus.COMPLETE)
+        store.import_run(run, make.make_launches(run))
+    ids = [f"20260102-000{number}" for number in (1, 2, 3, 4)]
+    where = ("--reason", "r", "--store", store.path, "--root", root)
+    for runs, lacking in ((ids[:2], "2 run(s): an official baseline holds at least 3"), (ids[1:], "(5)")):
+        for flags in ((), ("--dry-run",), ("--cases", "task=polar|inverse_root|gemm")):
+            refused = _call("baseline", "promote", *runs, *flags, *where)
+            assert isinstance(refused.exception, BaselineError), refused.output
+            assert lacking in str(refused.exception)
+            assert "--provisional" in str(refused.exception)
+    assert not root.exists()
+    assert "wrote" in _good("baseline", "promote", *ids[:3], *where)
+    assert "2 run(s)" in _good("baseline", "promote", *ids[:2], "--provisional", *where)
 
 
 def test_a_refused_promotion_says_why(store: Path, tmp_path: Path) -> None:
@@ -205,7 +224,7 @@ def test_a_run_of_a_copied_tree_is_imported_and_promoted(checkout: Path, tmp_pat
     Store(away).import_run(run, make.make_launches(run))
     _good("export", "latest", "--to", tmp_path / "out", "--store", away)
     _good("import", tmp_path / "out", "--store", here)
-    promote = ("baseline", "promote", "latest", "--reason", "r", "--store", here)
+    promote = ("baseline", "promote", "latest", "--reason", "r", "--provisional", "--store", here)
 
     (checkout / "iroot" / "new.py").write_text("x = 1\n")
     assert "the checkout to check it against is dirty" in str(_call(*promote).exception)
