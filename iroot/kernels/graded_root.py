@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 import triton
@@ -19,6 +19,7 @@ from torch import Tensor
 from iroot.errors import InvalidInputError
 from iroot.graded_steps import WordStep
 from iroot.kernels.operands import descriptor, empty_aligned, processors
+from iroot.kernels.rehearsal import on_grid, rehearse
 from iroot.kernels.symmetric import device_programs
 from iroot.kernels.tiling import GRADED_TILINGS, Tiling, choose_tiling
 from iroot.kernels.word_launch import (
@@ -90,27 +91,34 @@ def square_bound(A: Tensor, *, eps: float = 0.0, dtype: torch.dtype = torch.floa
         InvalidInputError: A is not square or not float32, or dtype is not a 16-bit one.
     """
     matrix = matrices(A, dtype)
+    bound = partial(_square_bound, matrix, eps, dtype, slack)
+    rehearse(("square_bound", matrix.shape, matrix.stride(), dtype), bound, A.device)
+    return bound().reshape(*A.shape[:-2], 1, 1)
+
+
+def _square_bound(matrix: Tensor, eps: float, dtype: torch.dtype, slack: float) -> Tensor:
     batches, n, _ = matrix.shape
-    tiling = replace(choose_tiling(n, batches, processors=processors(A.device)), tail=0)
+    device = matrix.device
+    tiling = replace(choose_tiling(n, batches, processors=processors(device)), tail=0)
     S, unit = begin(matrix, None, eps, dtype)
-    programs = device_programs(n, batches, tiling.block, 0, A.device)
+    programs = device_programs(n, batches, tiling.block, 0, device)
     tiles, blocks = programs.shape[0] // batches, triton.cdiv(n, tiling.block)
-    frobenius = torch.empty(batches, tiles, dtype=torch.float32, device=A.device)
-    row_sums = torch.empty(batches, blocks, n, dtype=torch.float32, device=A.device)
-    overlap = A.device.type == "cuda"
-    square_norms_kernel[(programs.shape[0],)](
+    frobenius = torch.empty(batches, tiles, dtype=torch.float32, device=device)
+    row_sums = torch.empty(batches, blocks, n, dtype=torch.float32, device=device)
+    overlap = device.type == "cuda"
+    on_grid(square_norms_kernel, (programs.shape[0],))(
         programs, descriptor(S.word, tiling.block, tiling.block_k),
         descriptor(S.word, tiling.block, tiling.block), frobenius, row_sums, tiles, blocks, n,
         BLOCK=tiling.block, BLOCK_K=tiling.block_k, OVERLAP=overlap,
         num_warps=tiling.warps, num_stages=tiling.stages, launch_pdl=overlap,
     )  # fmt: skip
-    bound = torch.empty(batches, dtype=torch.float32, device=A.device)
-    square_bound_kernel[(batches,)](
+    bound = torch.empty(batches, dtype=torch.float32, device=device)
+    on_grid(square_bound_kernel, (batches,))(
         frobenius, row_sums, unit, bound, tiles, blocks, n, slack,
         COUNT=triton.next_power_of_2(tiles), BLOCKS=triton.next_power_of_2(blocks), COLUMNS=1024, OVERLAP=overlap,
         num_warps=16, launch_pdl=overlap,
     )  # fmt: skip
-    return bound.reshape(*A.shape[:-2], 1, 1)
+    return bound
 
 
 def graded_root(
@@ -149,11 +157,16 @@ def graded_root(
         raise InvalidInputError(f"p must be at least 1 and steps not empty, got p = {p} and {len(steps)} steps")
     if scale.numel() != batches or scale.dtype is not torch.float32:
         raise InvalidInputError(f"scale must hold {batches} float32 values, got {scale.numel()} of {scale.dtype}")
-    plan = plan or choose_plan(n, batches, processors=processors(A.device))
-    scale = scale.reshape(batches).contiguous()
-    Y, _ = begin(matrix, scale, eps, dtype, tiling=plan.update)
-    X = _Iteration(p, plan, A.device).run(Y, steps, scale)
-    return X.reshape(A.shape)
+    chosen = plan or choose_plan(n, batches, processors=processors(A.device))
+    scales = scale.reshape(batches).contiguous()
+
+    def root() -> Tensor:
+        Y, _ = begin(matrix, scales, eps, dtype, tiling=chosen.update)
+        return _Iteration(p, chosen, A.device).run(Y, steps, scales)
+
+    # Kernels differ between the first, middle and last steps.
+    rehearse(("graded_root", matrix.shape, matrix.stride(), p, min(len(steps), 3), dtype, chosen), root, A.device)
+    return root().reshape(A.shape)
 
 
 class _Iteration:

@@ -12,6 +12,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from iroot.errors import InvalidInputError
 from iroot.graded_steps import WordStep
 from iroot.kernels.operands import OPERAND_DTYPES, TRITON_DTYPES, descriptor, empty_aligned
+from iroot.kernels.rehearsal import on_grid
 from iroot.kernels.symmetric import device_programs
 from iroot.kernels.tiling import Tiling, schedule
 from iroot.kernels.words import PRODUCT, QUADRATIC, UPDATE, begin_kernel, word_kernel
@@ -96,7 +97,7 @@ def launch(call: Call, inputs: Inputs, outputs: Outputs, tiling: Tiling, *, chai
     assert result is not None
     written = M if word is None else word  # not written to where there is no word
     overlap = M.word.device.type == "cuda" and chained
-    word_kernel[(programs.shape[0],)](
+    on_grid(word_kernel, (programs.shape[0],))(
         programs, left, left_tail if call.both else None, right, right_tail,
         _slices(M.rest if call.kind == QUADRATIC.value else N.word, tiling),
         _slices(None if is_square else M.word, tiling),
@@ -166,7 +167,7 @@ def begin(
     errors = None if tiling is None else _new_errors(batches, n, tiling, matrix.device)
     width = 0 if errors is None else errors.shape[-1]
     overlap = matrix.device.type == "cuda"
-    begin_kernel[(blocks, batches)](
+    on_grid(begin_kernel, (blocks, batches))(
         matrix, matrix.stride(0), matrix.stride(1), scale, eps, word, word.stride(1),
         rest, 0 if rest is None else rest.stride(1), shift, norm, unit, errors, width, n,
         ROWS=_ROWS, COLUMNS=min(1024, triton.next_power_of_2(n)), DIAGONAL=1024,
