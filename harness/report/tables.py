@@ -124,7 +124,7 @@ _NAMES: tuple[Column[_Shown], ...] = (
 _RESULT_COLUMNS: tuple[Column[_Shown], ...] = (
     *_NAMES,
     Column(title="Time", cell=_time),
-    Column(title="vs fastest", cell=lambda s: text.relative(s.row.vs_fastest)),
+    Column(title="vs fastest", cell=lambda s: text.relative(s.row.vs_fastest), optional=True),
     Column(title="vs opponent", cell=lambda s: text.relative(s.row.vs_opponent), optional=True),
     Column(title="TFLOP/s", cell=lambda s: text.tflops(s.row.tflops), optional=True),
     Column(title="Error (median)", cell=_median_error, optional=True),

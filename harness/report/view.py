@@ -34,7 +34,7 @@ class ResultRow:
     Attributes:
         time_s: geometric mean of the launch medians, seconds per call.
         spread: standard deviation of the log launch medians, a fraction.
-        vs_fastest: time over that of the fastest row of the same problem and mode.
+        vs_fastest: time over the shortest within the target error, same problem and mode; None where none is within.
         vs_opponent: time over that of the task's opponent, same problem and mode.
         residual, symmetry, orthogonality: medians over the problem seeds.
         nonfinite_share: share of the problem seeds whose result held a non-finite entry.
@@ -86,10 +86,8 @@ class ProblemGroup:
     rows: tuple[ResultRow, ...]
 
     def best_time(self, mode: Mode) -> float | None:
-        """The shortest time of a mode within the target error, to be printed bold: a wrong answer is never the best."""
-        return min(
-            (row.time_s for row in self.rows if row.case.mode is mode and row.meets_target and row.time_s), default=None
-        )
+        """The shortest time of a mode within the target error, to be printed bold."""
+        return _shortest_within_target([row for row in self.rows if row.case.mode is mode])
 
     @property
     def least_error(self) -> float | None:
@@ -333,13 +331,18 @@ def _related(rows: Sequence[ResultRow]) -> tuple[ResultRow, ...]:
     """Rows of one problem with their relative times; like with like: an eager time includes the host's work."""
     found: list[ResultRow] = []
     for _, of_mode in sorted(grouped(rows, lambda row: row.case.mode), key=lambda g: MODE_ORDER.index(g[0])):
-        fastest = min((row.time_s for row in of_mode if row.time_s), default=None)
+        fastest = _shortest_within_target(of_mode)
         opponent = _opponent_time(of_mode)
         found += [
             replace(row, vs_fastest=_over(row.time_s, fastest), vs_opponent=_over(row.time_s, opponent))
             for row in sorted(of_mode, key=lambda row: (row.time_s or math.inf, row.case.case_id))
         ]
     return tuple(found)
+
+
+def _shortest_within_target(rows: Sequence[ResultRow]) -> float | None:
+    """A wrong answer is never the best, however soon it comes."""
+    return min((row.time_s for row in rows if row.meets_target and row.time_s), default=None)
 
 
 def _over(time_s: float | None, reference_s: float | None) -> float | None:

@@ -171,6 +171,20 @@ def test_relative_times_stay_within_their_mode() -> None:
     assert rows[2].vs_opponent is None
 
 
+def test_the_fastest_is_within_the_target() -> None:
+    """A method that misses the target is no measure of others, however fast; without one within it there is none."""
+    summaries = [
+        planted.ok(planted.case(ROOT.format("coupled_newton/fp32")), 1e-4, error=0.5),
+        planted.ok(planted.case(ROOT.format("coupled_pe/fp32")), 2e-4, error=1e-3),
+        planted.ok(planted.case(ROOT.format("eigh/fp32")), 3e-4, error=1e-6),
+    ]
+    rows = run_view(planted.run_summary(summaries), catalog=planted.planted_facts).rows
+    assert [row.meets_target for row in rows] == [False, True, True]
+    assert [row.vs_fastest for row in rows] == pytest.approx([0.5, 1.0, 1.5])
+    (alone,) = run_view(planted.run_summary(summaries[:1]), catalog=planted.planted_facts).rows
+    assert alone.vs_fastest is None
+
+
 def test_errors_over_seeds_are_values_that_were_seen() -> None:
     summary = planted.ok(planted.case(ROOT.format("coupled_pe/bf16")), 1e-4)
     quality = tuple(Quality(seed=seed, relative_error=float(seed + 1)) for seed in range(10))
