@@ -192,17 +192,38 @@ def _computation(call: Call, kind: Kind, choice: Choice) -> Callable[..., Comput
     """(A) or (A, B) -> value, without host synchronisation but for the method's own."""
     ops = make_ops(choice.precision, call.device)
 
+    def attempt(A: Tensor, B: Tensor | None) -> Computed:
+        found = kind.compute(choice, kind.pose(call, choice, A, B), ops)
+        return replace(found, value=found.value.to(call.dtype))
+
     def compute(A: Tensor, B: Tensor | None = None) -> Computed:
         with torch.no_grad(), ops.arithmetic():
-            operands = kind.pose(call, choice, A, B)
             try:
-                found = kind.compute(choice, operands, ops)
+                return attempt(A, B)
             except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-                # LAPACK stops at NaN, where the iterations carry it on: the termination reports both alike.
-                return Computed(value=torch.full(call.shape, torch.nan, dtype=call.dtype, device=call.device))
-            return replace(found, value=found.value.to(call.dtype))
+                return Computed(value=beside_failures(lambda other: attempt(other, B).value, A, call.shape, call.dtype))
 
     return compute
+
+
+def beside_failures(attempt: Callable[[Tensor], Tensor], A: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """What a decomposition that stopped at NaN gives of the finite matrices of a stack, and NaN for the others.
+
+    The iterations carry NaN on, each matrix for itself: the termination reports both alike.
+
+    Args:
+        attempt: the stack A (..., m, n) -> value.
+        shape, dtype: of the value.
+    """
+    failed = torch.full(shape, torch.nan, dtype=dtype, device=A.device)
+    if A.shape[:-2].numel() == 1:
+        return failed
+    finite = A.isfinite().all(-1).all(-1)[..., None, None]
+    stand_in = torch.eye(*A.shape[-2:], dtype=A.dtype, device=A.device)
+    try:
+        return torch.where(finite, attempt(torch.where(finite, A, stand_in)), failed)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        return failed
 
 
 def account(

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from iroot.calls import Call, Computed, Kind, account, find_bounds, run
+from iroot.calls import Call, Computed, Kind, account, beside_failures, find_bounds, run
 from iroot.errors import InvalidInputError
 from iroot.methods._gram import GramOptions
+from iroot.methods.cholesky import factorised
 from iroot.methods.gram_dual import middle, pushed_through
 from iroot.ops import Ops, make_ops
 from iroot.planning import Choice, Demand, choose
@@ -203,15 +204,17 @@ def _form(call: Call, kind: Kind, plan: Plan, A: Tensor) -> Tensor:
         matrix = kind.form(call, A, dtype)
     with ops.arithmetic():
         if plan.method == "cholesky":
-            L, failed_at = torch.linalg.cholesky_ex(matrix)
-            return torch.where((failed_at == 0)[..., None, None], L, torch.nan)
+            return factorised(matrix)
         spec = get_method("inverse_root", plan.method)
         posed = Operands(A=matrix, p=call.workload.p, lower=plan.workload.lower)
+
+        def attempt(A: Tensor) -> Tensor:
+            return spec.function(replace(posed, A=A), ops, plan.options)
+
         try:
-            X: Tensor = spec.function(posed, ops, plan.options)
+            return attempt(matrix)
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-            return torch.full_like(matrix, torch.nan)
-        return X
+            return beside_failures(attempt, matrix, matrix.shape, matrix.dtype)
 
 
 def _middle(call: Call, plan: Plan, G: Tensor, ops: Ops) -> Tensor:

@@ -14,29 +14,24 @@ from iroot.registry import MethodSpec, NoOptions, Operands, Workload, register
 def cholesky(operands: Operands, ops: Ops, options: NoOptions) -> Tensor:
     """Z = L^(-T) (L^(-1) B) from A + eps I = L L^T, in the dtype of `ops`; p = 1 only.
 
-    The error grows as unit roundoff * kappa: 1e-4 in float32 at kappa 1e4.
+    The error grows as unit roundoff * kappa: 1e-4 in float32 at kappa 1e4. NaN where A + eps I is not positive definite
+    in this precision.
 
     Raises:
-        InvalidInputError: p is not 1, or A + eps I is not positive definite in this precision.
+        InvalidInputError: p is not 1.
     """
     if _spd.root(operands) != 1:
         raise InvalidInputError(
             f"cholesky solves A Z = B, p = 1, got p={operands.p}; use eigh or hybrid for other roots"
         )
     B = _spd.right_hand_side(operands).to(ops.storage)
-    return torch.cholesky_solve(B, factorised(operands, ops.storage)).to(operands.A.dtype)
+    return torch.cholesky_solve(B, factorised(_spd.damped(operands).to(ops.storage))).to(operands.A.dtype)
 
 
-def factorised(operands: Operands, dtype: torch.dtype) -> Tensor:
-    """L of A + eps I = L L^T; raises InvalidInputError where it is not positive definite in `dtype`."""
-    L: Tensor
-    L, failed_at = torch.linalg.cholesky_ex(_spd.damped(operands).to(dtype))
-    if bool(failed_at.any()):
-        order = int(failed_at.max())
-        raise InvalidInputError(
-            f"A + eps I must be positive definite, but its leading minor of order {order} is not; raise eps"
-        )
-    return L
+def factorised(A: Tensor) -> Tensor:
+    """L of A = L L^T; NaN for a matrix that is not positive definite in its dtype, without reading that on the host."""
+    L, failed_at = torch.linalg.cholesky_ex(A)
+    return torch.where((failed_at == 0)[..., None, None], L, torch.nan)
 
 
 def flops(workload: Workload, options: NoOptions) -> float:

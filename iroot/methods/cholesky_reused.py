@@ -40,14 +40,14 @@ class _Factors:
         """L of A + eps I = L L^T, made where A is new or has changed."""
         A = operands.A
         if A.is_inference():
-            return factorised(operands, dtype)  # it counts no changes
+            return factorised(_spd.damped(operands).to(dtype))  # it counts no changes
         key = (id(A), operands.eps, dtype)
         with self._lock:
             found = self._kept.get(key)
             if found is not None and found.source() is A and found.version == A._version:
                 self._kept.move_to_end(key)
                 return found.L
-        L = factorised(operands, dtype)
+        L = factorised(_spd.damped(operands).to(dtype))
         with self._lock:
             self._kept[key] = _Kept(source=weakref.ref(A), version=A._version, L=L)
             self._kept.move_to_end(key)
@@ -64,10 +64,10 @@ _FACTORS = _Factors()
 def cholesky_reused(operands: Operands, ops: Ops, options: NoOptions) -> Tensor:
     """Z = L^(-T) (L^(-1) B) from A + eps I = L L^T in the dtype of `ops`, p = 1; L is kept while A is the same tensor.
 
-    A changed in place, another eps or another precision makes a new factor. The error is that of `cholesky`.
+    A changed in place, another eps or another precision makes a new factor. Error and NaN are those of `cholesky`.
 
     Raises:
-        InvalidInputError: p is not 1, or A + eps I is not positive definite in this precision.
+        InvalidInputError: p is not 1.
     """
     if _spd.root(operands) != 1:
         raise InvalidInputError(

@@ -138,7 +138,61 @@ def test_what_is_not_finite_in_b_is_reported() -> None:
         assert result.termination is Termination.NOT_FINITE
 
 
+def stack_with(bad: float | None) -> Tensor:
+    """Three matrices of condition number 10, the one in the middle with a bad entry, or negated."""
+    M = posed(12, 10.0, batch=(3,)).float()
+    if bad is None:
+        M[1] = -M[1]
+    else:
+        M[1, 3, 5] = M[1, 5, 3] = bad
+    return M
+
+
+BESIDE: dict[str, Callable[[Tensor, Tensor], Result]] = {
+    "root by eigh": lambda M, _: iroot.inverse_root(M, 2, method="eigh"),
+    "root by coupled_pe": lambda M, _: iroot.inverse_root(M, 2, method="coupled_pe"),
+    "apply by eigh": lambda M, columns: iroot.solve_spd(M, columns, 2, method="eigh"),
+    "apply by cholesky": lambda M, columns: iroot.solve_spd(M, columns, 1, method="cholesky"),
+    "apply by a kept root": lambda M, columns: iroot.solve_spd(
+        M, columns, 2, reuse=100, rtol=1e-14, workspace=Workspace()
+    ),
+    "Gram by svd": lambda M, columns: iroot.solve_gram_spd(M, columns, 2, eps=0.1, method="svd"),
+    "solve by lu": lambda M, columns: iroot.solve_nonspd(M, columns, method="lu"),
+    "polar by svd": lambda M, _: iroot.polar(M, method="svd"),
+    "polar by polar_express": lambda M, _: iroot.polar(M, method="polar_express"),
+}
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_is_not_finite_spares_the_matrices_beside_it(name: str, bad: float) -> None:
+    """A decomposition of a stack stops as a whole at one NaN."""
+    M, columns = stack_with(bad), torch.randn(3, 12, 2, generator=torch.Generator().manual_seed(0))
+    result, good = BESIDE[name](M, columns), BESIDE[name](stack_with(1.0)[::2], columns[::2])
+    if (name, bad) != ("solve by lu", math.inf):  # it divides by infinity
+        assert result.value.isfinite().flatten(1).all(1).tolist() == [True, False, True]
+    torch.testing.assert_close(result.value[::2], good.value, rtol=1e-5, atol=1e-6)
+    assert result.termination is Termination.NOT_FINITE
+
+
+def test_one_matrix_that_is_not_finite_is_nan_by_every_decomposition() -> None:
+    M, columns = stack_with(math.nan)[1], torch.ones(12, 2)
+    for call in BESIDE.values():
+        assert not bool(call(M, columns).value.isfinite().all())
+
+
 # --- not positive definite --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["cholesky", "cholesky_reused"])
+def test_an_indefinite_matrix_is_reported_by_cholesky_too_and_costs_no_synchronisation(method: str) -> None:
+    M, columns = stack_with(None), torch.ones(3, 12, 2)
+    with host_reads() as reads:
+        result = iroot.solve_spd(M, columns, 1, lower=0.05, method=method)
+    assert reads == []
+    assert result.value.isfinite().flatten(1).all(1).tolist() == [True, False, True]
+    assert result.termination is Termination.NOT_POSITIVE_DEFINITE
+    assert result.negative_part == pytest.approx(-float(torch.linalg.eigvalsh(M[1].double())[0]), rel=1e-9)
 
 
 def shifted(*, negative: float) -> Tensor:

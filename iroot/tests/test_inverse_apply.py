@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -142,17 +144,18 @@ def test_cholesky_serves_p_1_and_definite_matrices_only() -> None:
     assert distance(run(spec, "fp64", Operands(A=A, B=B, p=1, eps=0.1)), exact(A, B, 1, 0.1)) < 1e-12
     with pytest.raises(InvalidInputError, match="p = 1, got p=2"):
         run(spec, "fp64", Operands(A=A, B=B, p=2))
-    with pytest.raises(InvalidInputError, match=r"must be positive definite.*raise eps"):
-        run(spec, "fp64", Operands(A=A - torch.eye(24), B=B, p=1))
+    assert bool(run(spec, "fp64", Operands(A=A - torch.eye(24), B=B, p=1)).isnan().all())
     work = Workload(m=30, n=30, k=5, batch=2, p=1, precision="fp64")
     assert spec.flops(work, spec.options()) == 2 * (9000 + 2 * 900 * 5)
 
 
-def test_cholesky_names_the_minor_that_is_not_positive_definite() -> None:
-    A = torch.diag(torch.tensor([1.0, 2.0, -3.0, 4.0]))
-    spec = get_method("inverse_apply", "cholesky")
-    with pytest.raises(InvalidInputError, match=r"leading minor of order 3 is not; raise eps"):
-        spec.function(Operands(A=A, B=torch.ones(4, 1), p=1), make_ops("fp32", A.device), spec.options())
+def test_cholesky_of_a_stack_is_nan_where_a_matrix_is_not_positive_definite() -> None:
+    stack = torch.stack([torch.eye(4), torch.diag(torch.tensor([1.0, 2.0, -3.0, 4.0])), 2.0 * torch.eye(4)])
+    for name in ("cholesky", "cholesky_reused"):
+        spec = get_method("inverse_apply", name)
+        Z = spec.function(Operands(A=stack, B=torch.ones(3, 4, 1), p=1), make_ops("fp32", CPU), spec.options())
+        assert Z[:, 0, 0].tolist() == pytest.approx([1.0, math.nan, 0.5], nan_ok=True)
+        assert bool(Z[1].isnan().all())
 
 
 def test_a_kept_factor_follows_the_matrix_and_not_its_address() -> None:
@@ -171,8 +174,7 @@ def test_a_kept_factor_follows_the_matrix_and_not_its_address() -> None:
             changing.mul_(scale)
             Z = run(spec, "fp64", Operands(A=changing, B=B, p=1))
             assert distance(Z, exact(changing, B, 1)) < 1e-10
-    with pytest.raises(InvalidInputError, match=r"must be positive definite.*raise eps"):
-        run(spec, "fp64", Operands(A=A - torch.eye(24), B=B, p=1))
+    assert bool(run(spec, "fp64", Operands(A=A - torch.eye(24), B=B, p=1)).isnan().all())
     with pytest.raises(InvalidInputError, match="p = 1, got p=2"):
         run(spec, "fp64", Operands(A=A, B=B, p=2))
 
