@@ -15,7 +15,7 @@ import pytest
 import iroot
 from iroot.errors import InvalidInputError, UnknownNameError
 from iroot.precision import PRECISIONS
-from iroot.registry import TASKS, MethodSpec, Workload, get_method, methods, register
+from iroot.registry import TASKS, MethodSpec, NoOptions, Workload, get_method, methods, register
 
 SPECS = tuple(methods())
 EACH = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.task}-{spec.name}")
@@ -129,6 +129,13 @@ def test_every_method_file_registers() -> None:
 
 def test_every_task_has_a_method() -> None:
     assert {spec.task for spec in SPECS} == set(TASKS)
+
+
+def test_every_option_record_is_public() -> None:
+    """The functions take it as `options=`."""
+    records = {spec.options.__name__: spec.options for spec in SPECS if spec.options is not NoOptions}
+    assert records.keys() <= set(iroot.__all__)
+    assert {name: getattr(iroot, name) for name in records} == records
 
 
 def test_all_is_exact() -> None:
