@@ -33,14 +33,14 @@ class AolOptions:
             and held-out figures stand in its file: orthogonality error 0.121 instead of 0.138 (normal), 0.121 instead
             of 0.137 (alpha-stable) and 0.292 instead of 0.294 (0 or 1), but 0.544 instead of 0.534 on rank-16 spikes
             (bfloat16, 1024 x 1024, CPU emulation, 2026-11-22).
-        steps: how many of its steps.
+        steps: how many of its steps; None: all of them.
     """
 
     coefficients: str = "turbo_muon"
-    steps: int = 4
+    steps: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.steps, int):
+        if self.steps is not None and not isinstance(self.steps, int):
             raise InvalidInputError(f"steps must be an integer, got {self.steps!r}")
         self._triples  # noqa: B018  (validates, and spares torch.compile the file)
 
@@ -97,7 +97,7 @@ register(
         flops=lambda workload, options: polar_flops(workload, options.recipe()),
         bytes_moved=lambda workload, options: polar_bytes(workload),
         accuracy=_accuracy,
-        steps=lambda workload, options: options.steps,
+        steps=lambda workload, options: len(options.recipe().coefficients),
         summary="row rescaling and four quintics; converges to the polar factor of the rescaled matrix, not of G",
         citation="Boissin, Massena, Mamalet, Serrurier, Turbo-Muon, 2025, arXiv 2512.04632",
     )

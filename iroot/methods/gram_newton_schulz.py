@@ -37,22 +37,22 @@ class GramNewtonSchulzOptions:
 
     Attributes:
         coefficients: a table by name (`iroot.coefficients`, `iroot/shipped/`), or a file of `iroot tune polar`.
-        steps: how many of its steps.
+        steps: how many of its steps; None: all of them.
         restarts: steps (counted from 0) before which X <- Q X and R = X X^T are formed anew, ascending. Without one the
             rounding of R, relative to its largest eigenvalue, grows with the square of the slopes: bfloat16, 128 x 512,
             log-spaced spectrum, condition number 100: error 68 without, 0.035 with (2,) (CPU emulation, 2026-11).
     """
 
     coefficients: str = "jiacheng_you"
-    steps: int = 5
+    steps: int | None = None
     restarts: tuple[int, ...] = (2,)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.steps, int):
+        if self.steps is not None and not isinstance(self.steps, int):
             raise InvalidInputError(f"steps must be an integer, got {self.steps!r}")
-        self._triples  # noqa: B018  (validates, and spares torch.compile the file)
-        if list(self.restarts) != sorted({t for t in self.restarts if 0 < t < self.steps}):
-            raise InvalidInputError(f"restarts must ascend within 1 to {self.steps - 1}, got {self.restarts}")
+        count = len(self._triples)  # validates, and spares torch.compile the file
+        if list(self.restarts) != sorted({t for t in self.restarts if 0 < t < count}):
+            raise InvalidInputError(f"restarts must ascend within 1 to {count - 1}, got {self.restarts}")
 
     def triples(self) -> tuple[OddQuintic, ...]:
         """(a, b, c) of every step."""
@@ -64,7 +64,7 @@ class GramNewtonSchulzOptions:
 
     def segments(self) -> tuple[tuple[OddQuintic, ...], ...]:
         """The steps between restarts."""
-        triples, cuts = self.triples(), (0, *self.restarts, self.steps)
+        triples, cuts = self.triples(), (0, *self.restarts, len(self._triples))
         return tuple(triples[start:end] for start, end in pairwise(cuts))
 
 
@@ -163,7 +163,7 @@ register(
         flops=flops,
         bytes_moved=lambda workload, options: polar_bytes(workload),
         accuracy=accuracy,
-        steps=lambda workload, options: options.steps,
+        steps=lambda workload, options: len(options.triples()),
         summary="quintic Newton-Schulz on the Gram matrix of the small side, with restarts",
         citation="Zhang, Amsel, Chen, Dao, Gram Newton-Schulz, 2026; coefficients: Jiacheng You 2025",
     )

@@ -155,6 +155,18 @@ def test_root_methods_run_a_schedule_file(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["aol", "newton_schulz", "gram_newton_schulz"])
+def test_a_table_is_taken_whole_unless_steps_are_given(polar_file: Path, name: str) -> None:
+    spec, workload = get_method("polar", name), Workload(m=12, n=20, precision="fp32")
+    options: dict[str, object] = {"coefficients": str(polar_file)}
+    if name == "gram_newton_schulz":
+        options["restarts"] = [1]
+    assert spec.steps is not None
+    assert spec.steps(workload, spec.make_options(options)) == len(TABLE.coefficients)
+    published = spec.make_options({"coefficients": "turbo_muon"})
+    assert spec.steps(workload, published) == 4
+
+
+@pytest.mark.parametrize("name", ["aol", "newton_schulz", "gram_newton_schulz"])
 def test_polar_methods_run_a_tuned_table(polar_file: Path, name: str) -> None:
     spec = get_method("polar", name)
     options: dict[str, object] = {"coefficients": str(polar_file), "steps": 2}
