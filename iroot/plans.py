@@ -68,7 +68,7 @@ def coupled_costs(p: int) -> Costs:
 def cheapest_schedule(design: Design, *, target: float, costs: Costs, min_cushion: float = 0.0) -> Schedule:
     """The schedule of mixed degrees with the fewest products, and of those the one with the largest cushion.
 
-    Never more products than `schedule_for` with quadratic steps. The first search for a design takes 0.1 to 1 s.
+    Never more products than `schedule_for` with quadratic steps. The first search for a design takes 10 to 50 ms.
 
     Args:
         design: its `cushion` and `degrees` are ignored.
@@ -100,10 +100,11 @@ class _Budget:
 def _budgets(costs: Costs, limit: float) -> Iterator[tuple[float, _Budget]]:
     """Every budget that costs at most `limit`, cheapest first, with its cost."""
     found = [
-        (costs.overhead(steps) + evaluations, _Budget(steps=steps, evaluations=evaluations))
-        for steps in range(1, MAX_STEPS + 1)
+        (overhead + evaluations, _Budget(steps=steps, evaluations=evaluations))
+        for steps, overhead in ((steps, costs.overhead(steps)) for steps in range(1, MAX_STEPS + 1))
+        if overhead <= limit
         for evaluations in range(3 * steps + 1)
-        if costs.overhead(steps) + evaluations <= limit
+        if overhead + evaluations <= limit
     ]
     yield from sorted(found, key=lambda pair: (pair[0], pair[1].steps))
 

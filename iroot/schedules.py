@@ -16,16 +16,12 @@ Three deviations from the plain composition, all from the same paper:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-import numpy as np
-from numpy.polynomial import chebyshev, polynomial
-
 from iroot.errors import InvalidInputError
 from iroot.factored import Factored, factor
-from iroot.minimax import Minimax, minimax
+from iroot.minimax import Minimax, unit_minimax
 
 MAX_STEPS = 60
 SMALLEST_LOWER = 1e-12
@@ -68,21 +64,39 @@ class Step:
 
     def at(self, y: float) -> float:
         """q(y)."""
-        return _value(self, y)
+        return _series(self.chebyshev, (2.0 * y - self.upper - self.lower) / (self.upper - self.lower))
 
 
 def _monomial(coefficients: tuple[float, ...], lower: float, upper: float) -> tuple[float, ...]:
     radius, midpoint = 0.5 * (upper - lower), 0.5 * (upper + lower)
-    z = np.array([-midpoint / radius, 1.0 / radius])
-    total = np.zeros(1)
-    for coefficient in chebyshev.cheb2poly(np.asarray(coefficients))[::-1]:
-        total = polynomial.polyadd(polynomial.polymul(total, z), [coefficient])
-    return tuple(float(value) for value in total[: len(coefficients)])
+    shift, factor = -midpoint / radius, 1.0 / radius
+    total: list[float] = []
+    for coefficient in reversed(_in_powers(coefficients)):
+        total = [shift * below + factor * same for below, same in zip((*total, 0.0), (0.0, *total), strict=True)]
+        total[0] += coefficient
+    return tuple(total)
 
 
-def _value(q: Step | Minimax, y: float) -> float:
-    z = (2.0 * y - q.upper - q.lower) / (q.upper - q.lower)
-    return float(chebyshev.chebval(z, q.chebyshev))
+def _in_powers(coefficients: tuple[float, ...]) -> list[float]:
+    """Of 1, z, z^2, ..., from those of T_0, T_1, ..."""
+    result = [0.0] * len(coefficients)
+    older, newer = [1.0], [0.0, 1.0]
+    for coefficient in coefficients:
+        for k, value in enumerate(older):
+            result[k] += coefficient * value
+        following = [0.0, *(2.0 * value for value in newer)]
+        for k, value in enumerate(older):
+            following[k] -= value
+        older, newer = newer, following
+    return result
+
+
+def _series(coefficients: tuple[float, ...], z: float) -> float:
+    """sum_k coefficients[k] T_k(z) by Clenshaw's recurrence."""
+    newer = older = 0.0
+    for coefficient in coefficients[:0:-1]:
+        newer, older = coefficient + 2.0 * z * newer - older, newer
+    return coefficients[0] + z * newer - older
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,13 +109,23 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class _Reach:
-    """A minimax polynomial, its scale (cushion) and stretch (safety), and its range of y^(1/p) q(y)."""
+    """A minimax polynomial over [l / u, 1], its scale (cushion), and the range of y^(1/p) q(y) for a spectrum.
 
+    Attributes:
+        interval: of the spectrum.
+        safety: of the deflation.
+    """
+
+    interval: Interval
     best: Minimax
-    stretch: float
+    safety: float
     scale: float
     low: float
     high: float
+
+    @property
+    def error(self) -> float:
+        return max(abs(1.0 - self.low), abs(self.high - 1.0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,27 +209,31 @@ def compose(design: Design, *, target: float, max_steps: int = MAX_STEPS) -> Sch
     """
     if not 0.0 < target < 1.0:
         raise InvalidInputError(f"target must be in (0, 1), got {target}")
-    return _compose(design, max_steps, lambda step, _count: step.error <= target)
+    return _schedule(design, _walk(design, max_steps, target))
 
 
 def compose_steps(design: Design, *, steps: int) -> Schedule:
     """Exactly `steps` steps; a step after convergence is the limit of the minimax steps."""
-    return _compose(design, steps, lambda _step, count: count >= steps)
+    return _schedule(design, _walk(design, steps, -math.inf))
 
 
-def _compose(design: Design, max_steps: int, done: Callable[[Step, int], bool]) -> Schedule:
+def _walk(design: Design, max_steps: int, target: float) -> list[_Reach]:
+    """The steps until the error is at most `target`, at most `max_steps`, without their coefficients."""
     if max_steps < 1:
         raise InvalidInputError(f"the number of steps must be >= 1, got {max_steps}")
     interval = first_interval(design)
-    steps: list[Step] = []
+    taken: list[_Reach] = []
     while True:
-        degree = design.degrees[min(len(steps), len(design.degrees) - 1)]
-        plain = _step(replace(design, safety=1.0), degree, interval)
-        if done(plain, len(steps) + 1) or len(steps) + 1 == max_steps:
-            return Schedule(design=design, steps=(*steps, plain))
-        step = plain if design.safety == 1.0 else _step(design, degree, interval)
-        steps.append(step)
-        interval = _image(design.p, step.low, step.high)
+        degree = design.degrees[min(len(taken), len(design.degrees) - 1)]
+        last = _reach(design, degree, interval, safety=1.0)
+        if last.error <= target or len(taken) + 1 == max_steps:
+            return [*taken, last]
+        taken.append(last if design.safety == 1.0 else _reach(design, degree, interval, safety=design.safety))
+        interval = _image(design.p, taken[-1])
+
+
+def _schedule(design: Design, taken: list[_Reach]) -> Schedule:
+    return Schedule(design=design, steps=tuple(_step(design.p, reach) for reach in taken))
 
 
 def first_interval(design: Design) -> Interval:
@@ -215,40 +243,41 @@ def first_interval(design: Design) -> Interval:
 
 def next_interval(design: Design, degree: int, interval: Interval) -> Interval:
     """Where the spectrum of Y lies after one more step of this degree, another one being to follow."""
-    reach = _reach(design, degree, interval)
-    return _image(design.p, reach.low, reach.high)
+    return _image(design.p, _reach(design, degree, interval, safety=design.safety))
 
 
 def last_error(design: Design, degree: int, interval: Interval) -> float:
     """The error of a last step of this degree, which is not deflated."""
-    reach = _reach(replace(design, safety=1.0), degree, interval)
-    return max(1.0 - reach.low, reach.high - 1.0)
+    return _reach(design, degree, interval, safety=1.0).error
 
 
-def _image(p: int, low: float, high: float) -> Interval:
+def _image(p: int, reach: _Reach) -> Interval:
     narrow = (1.0 - _NARROWEST) ** p
-    return Interval(lower=min(low**p, narrow), upper=max(high**p, 1.0 / narrow))
+    return Interval(lower=min(reach.low**p, narrow), upper=max(reach.high**p, 1.0 / narrow))
 
 
-def _reach(design: Design, degree: int, interval: Interval) -> _Reach:
-    """The minimax polynomial for a spectrum in `interval`, with the design's cushion and safety."""
-    p, upper, stretch = design.p, interval.upper, design.safety**design.p
-    designed = max(interval.lower, design.cushion * upper)
-    best = minimax(p, designed, upper, degree)
-    # Up to `designed` y^(1/p) q(y) rises from 0, and there it is 1 - E: the value at `lower` is the smallest. It is
-    # evaluated, since 1 - E has no digits left where E is near 1. Nowhere is it above 1 + E.
-    low = (interval.lower / stretch) ** (1.0 / p) * _value(best, interval.lower / stretch)
+def _reach(design: Design, degree: int, interval: Interval, *, safety: float) -> _Reach:
+    """The minimax polynomial for a spectrum in `interval`, with the design's cushion and this deflation."""
+    p, ratio = design.p, interval.lower / interval.upper
+    # Over [l / u, 1]: the steps whose l / u is below the cushion share one polynomial.
+    best = unit_minimax(p, max(ratio, design.cushion), degree)
+    # Up to the designed lower end y^(1/p) q(y) rises from 0, and there it is 1 - E: the value at `ratio` is the
+    # smallest. It is evaluated, since 1 - E has no digits left where E is near 1. Nowhere is it above 1 + E.
+    y = ratio / safety**p
+    low = y ** (1.0 / p) * _series(best.chebyshev, (2.0 * y - 1.0 - best.lower) / (1.0 - best.lower))
     high = 1.0 + best.error
-    scale = 2.0 / (low + high) if designed > interval.lower else 1.0
-    return _Reach(best=best, stretch=stretch, scale=scale, low=scale * low, high=scale * high)
+    scale = 2.0 / (low + high) if design.cushion > ratio else 1.0
+    return _Reach(interval=interval, best=best, safety=safety, scale=scale, low=scale * low, high=scale * high)
 
 
-def _step(design: Design, degree: int, interval: Interval) -> Step:
-    """One minimax step for a spectrum in `interval`."""
-    reach = _reach(design, degree, interval)
-    basis = Interval(lower=reach.best.lower * reach.stretch, upper=reach.best.upper * reach.stretch)
-    coefficients = tuple(reach.scale / design.safety * value for value in reach.best.chebyshev)
-    return make_step(design.p, basis, coefficients, true=interval, low=reach.low, high=reach.high)
+def _step(p: int, reach: _Reach) -> Step:
+    """One minimax step for a spectrum in `reach.interval`."""
+    best, upper = reach.best, reach.interval.upper
+    stretched = upper * reach.safety**p
+    factor = reach.scale / reach.safety * upper ** (-1.0 / p)
+    basis = Interval(lower=best.lower * stretched, upper=stretched)
+    coefficients = tuple(factor * value for value in best.chebyshev)
+    return make_step(p, basis, coefficients, true=reach.interval, low=reach.low, high=reach.high)
 
 
 def make_step(
@@ -285,24 +314,27 @@ def schedule_for(design: Design, *, target: float, min_cushion: float = 0.0) -> 
         raise InvalidInputError(
             f"target {target} needs more than {MAX_STEPS} steps for lower={design.lower}; raise one of them"
         )
-    count = len(shortest.steps)
+    count, smallest = len(shortest.steps), min(min_cushion, LARGEST_CUSHION)
     while True:
-        found = _largest_cushion(shortest, target, count)
-        if found.design.cushion >= min(min_cushion, LARGEST_CUSHION) or count >= MAX_STEPS:
-            return found
+        # A wider cushion never ends at a smaller error: where the smallest fails so does every other.
+        if count >= MAX_STEPS or _reaches(plain, smallest, target, count):
+            found = _largest_cushion(plain, smallest, target, count)
+            if found >= smallest or count >= MAX_STEPS:
+                return compose(replace(plain, cushion=found), target=target, max_steps=count)
         count += 1
 
 
-def _largest_cushion(shortest: Schedule, target: float, count: int) -> Schedule:
-    """Bisect the cushion, in logarithm, to 1 %."""
-    design = shortest.design
-    best = shortest
-    low, high = design.lower / (1.0 + design.headroom), LARGEST_CUSHION
-    trial = high
+def _reaches(plain: Design, cushion: float, target: float, count: int) -> bool:
+    return _walk(replace(plain, cushion=cushion), count, target)[-1].error <= target
+
+
+def _largest_cushion(plain: Design, known: float, target: float, count: int) -> float:
+    """The largest cushion that reaches the target, bisected in logarithm to 1 %; `known` does, and 0 if none else."""
+    low, high = plain.lower / (1.0 + plain.headroom), LARGEST_CUSHION
+    best, trial = 0.0, high
     while high > 1.01 * low:
-        candidate = compose(replace(design, cushion=trial), target=target, max_steps=count)
-        if candidate.error <= target:
-            best, low = candidate, trial
+        if trial <= known or _reaches(plain, trial, target, count):
+            best = low = trial
         else:
             high = trial
         trial = math.sqrt(low * high)

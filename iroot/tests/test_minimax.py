@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from iroot.errors import InvalidInputError
-from iroot.minimax import minimax, relative_error
+from iroot.minimax import _Reference, minimax, relative_error, unit_minimax
 
 ROOTS = (1, 2, 3, 4, 8)
 LOWER = (1e-8, 1e-6, 1e-4, 1e-2, 0.5)
@@ -72,3 +72,28 @@ def test_high_degrees_alternate_too(p: int, lower: float, degree: int) -> None:
     assert len(errors) == degree + 2
     assert np.all(errors[1:] * errors[:-1] < 0)
     assert np.ptp(np.abs(errors)) <= 1e-5 * best.error
+
+
+@pytest.mark.parametrize("p", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("ratio", [1e-8, 1e-6, 1e-4, 1e-2, 0.5, 1.0 - 2e-5])
+def test_few_exchanges(monkeypatch: pytest.MonkeyPatch, p: int, ratio: float) -> None:
+    """The first reference is the one of high degrees; degree 2, which nearly every step has, takes four at most."""
+    exchanges: list[None] = []
+    levelled = _Reference.levelled
+
+    def counted(reference: _Reference) -> tuple[np.ndarray, float]:
+        exchanges.append(None)
+        return levelled(reference)
+
+    monkeypatch.setattr(_Reference, "levelled", counted)
+    for degree, most in ((1, 2), (2, 4), (4, 8), (8, 8), (32, 6)):
+        exchanges.clear()
+        unit_minimax.__wrapped__(p, ratio, degree)
+        assert 0 < len(exchanges) <= most, degree
+
+
+def test_narrow_intervals_keep_the_digits_of_the_highest_coefficient() -> None:
+    """As the interval shrinks to 1, q goes to the Taylor polynomial of y^(-1/2), 3/8 y^2 at its top."""
+    best = minimax(2, 1.0 - 2e-5, 1.0 + 2e-5, 2)
+    radius = 0.5 * (best.upper - best.lower)
+    assert 2.0 * best.chebyshev[2] / radius**2 == pytest.approx(3.0 / 8.0, rel=1e-8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.polynomial import chebyshev
 
 from iroot.errors import InvalidInputError
+from iroot.minimax import _Reference, unit_minimax
 from iroot.schedules import Design, Schedule, compose, compose_steps, count_products, power_products, schedule_for
 
 
@@ -86,7 +89,7 @@ def test_min_cushion_adds_steps() -> None:
 
 def test_steps_after_convergence_are_the_taylor_limit() -> None:
     last = compose_steps(Design(p=2, lower=0.5), steps=12).steps[-1]
-    np.testing.assert_allclose(last.monomial, (15 / 8, -10 / 8, 3 / 8), rtol=1e-6)
+    np.testing.assert_allclose(last.monomial, (15 / 8, -10 / 8, 3 / 8), rtol=1e-8)
 
 
 def test_product_counts_by_hand() -> None:
@@ -111,3 +114,54 @@ def test_wrong_requests_are_refused() -> None:
         compose(Design(p=2, lower=0.1), target=2.0)
     with pytest.raises(InvalidInputError, match="needs more than 60 steps"):
         schedule_for(Design(p=1, lower=1e-12, degrees=(1,)), target=1e-15)
+
+
+@pytest.mark.parametrize("p", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("exponent", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize(
+    ("safety", "target", "min_cushion"), [(1.0, 1e-3, 0.0), (1.005, 2e-4, 0.03), (1.08, 2e-4, 0.2)]
+)
+def test_a_search_solves_few_systems(
+    monkeypatch: pytest.MonkeyPatch, p: int, exponent: int, safety: float, target: float, min_cushion: float
+) -> None:
+    """What a first call with a bound costs on the host: 73 systems of 4 unknowns in the mean of these, 219 at most."""
+    solved = _count_systems(monkeypatch)
+    schedule_for(Design(p=p, lower=10.0**-exponent, safety=safety), target=target, min_cushion=min_cushion)
+    assert 0 < len(solved) <= 240
+
+
+def test_steps_at_the_cushion_share_one_polynomial(monkeypatch: pytest.MonkeyPatch) -> None:
+    solved = _count_systems(monkeypatch)
+    schedule = compose_steps(Design(p=2, lower=1e-12, cushion=0.1), steps=8)
+    assert all(step.true_lower / step.true_upper < 0.1 for step in schedule.steps)
+    assert 0 < len(solved) <= 4
+
+
+@pytest.mark.parametrize(("p", "exponent", "min_cushion"), [(1, 5, 0.03), (2, 6, 0.03), (2, 4, 0.2), (8, 3, 0.2)])
+def test_the_cushion_is_the_largest_and_the_steps_the_fewest(p: int, exponent: int, min_cushion: float) -> None:
+    design, target = Design(p=p, lower=10.0**-exponent, safety=1.005), 2e-4
+    found = schedule_for(design, target=target, min_cushion=min_cushion)
+    count, cushion = len(found.steps), found.design.cushion
+
+    def error(cushion: float, steps: int) -> float:
+        return compose(replace(design, cushion=cushion), target=target, max_steps=steps).error
+
+    assert cushion >= min_cushion
+    assert error(cushion, count) <= target
+    assert cushion == 0.5 or error(1.011 * cushion, count) > target
+    assert all(error(trial, count - 1) > target for trial in np.geomspace(min_cushion, 0.5, 20))
+
+
+def _count_systems(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """One entry for each system that is solved from here on, with nothing remembered."""
+    solved: list[None] = []
+    levelled = _Reference.levelled
+
+    def counted(reference: _Reference) -> tuple[np.ndarray, float]:
+        solved.append(None)
+        return levelled(reference)
+
+    unit_minimax.cache_clear()
+    schedule_for.cache_clear()
+    monkeypatch.setattr(_Reference, "levelled", counted)
+    return solved
