@@ -11,6 +11,7 @@ from torch import Tensor
 from harness.errors import MeasurementError
 from harness.judge.cache import TensorCache
 from harness.judge.problems import posed_format
+from harness.judge.solutions import solution
 from harness.records import Case
 from iroot.registry import TASKS, Operands
 
@@ -57,7 +58,7 @@ def reference(case: Case, operands: Operands, *, seed: int, cache: TensorCache) 
     Factorisations are kept in `cache` and shared by all methods, precisions of one posed format and roots p.
 
     Raises:
-        MeasurementError: A + eps I is not positive definite in float64, so that it has no root.
+        MeasurementError: A + eps I is not positive definite in float64, so that it has no root; or as `solution`.
     """
     A = operands.A
     posed_in = posed_format(TASKS[case.task].operand, case.precision, A.device).name
@@ -76,7 +77,7 @@ def reference(case: Case, operands: Operands, *, seed: int, cache: TensorCache) 
     if case.task == "solve":
         assert operands.B is not None
         B = operands.B.double()
-        return cache.get(("solve", case.k, *key), lambda: DirectReference(value=torch.linalg.solve(A.double(), B)))
+        return cache.get(("solve", case.k, *key), lambda: DirectReference(value=solution(A.double(), B)))
     if operands.B is not None:
         return DirectReference(value=torch.matmul(A.double(), operands.B.double()))
     return DirectReference(value=A.double())
