@@ -24,7 +24,7 @@ from harness import stages, stats
 from harness.compare import surely_not_slower
 from harness.errors import ExitCode
 from harness.filters import parse_filter
-from harness.gate_findings import Finding, Ruling, names, resource_findings, resource_notes, waived, worst
+from harness.gate_findings import Finding, Ruling, exceeded, names, resource_findings, resource_notes, waived, worst
 from harness.quality import Accuracy, compare_quality
 from harness.records import CaseSummary, CaseVerdict, Comparison, Outcome, Record, RunSummary, Verdict
 from harness.waivers import Waiver
@@ -65,6 +65,7 @@ class GateResult(Record):
     expired_waivers: tuple[Waiver, ...] = ()
     """Waivers that name a verdict found here and no longer count."""
     unused_waivers: tuple[Waiver, ...] = ()
+    """Waivers that count and found nothing to excuse."""
     notes: tuple[str, ...] = ()
 
     def of(self, ruling: Ruling) -> tuple[GateCase, ...]:
@@ -176,6 +177,7 @@ def judge(first: Evidence, fresh: Evidence | None, rules: GateRules, *, base: st
     found = [_findings(row, first, rules, pending=row.case_id in pending) for row in rows]
     cases = tuple(_ruled(row, each, again=row.case_id in again) for row, each in zip(rows, found, strict=True))
     used = {finding.waiver for each in found for finding in each}
+    used |= {w for w in rules.waivers for row, each in zip(rows, found, strict=True) if exceeded(w, row, each)}
     expired = tuple(w for w in rules.waivers if w.expired(rules.today) and any(names(w, row) for row in rows))
     runs = [summary.run.run_id for part in (first, fresh) if part for summary in (part.reference, part.candidate)]
     return GateResult(

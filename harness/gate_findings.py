@@ -52,13 +52,26 @@ def worst(findings: Sequence[Finding]) -> Finding:
 
 
 def waived(finding: Finding, row: CaseVerdict, waivers: Sequence[Waiver], *, today: date) -> Finding:
-    """The finding as it is, or excused by the first waiver that covers it."""
+    """The finding excused by the first waiver that covers it; else as it is, with the limit of those that do not."""
     what = finding.what
     if what is None or finding.ruling not in (Ruling.FAILED, Ruling.UNDECIDED):
         return finding
     covering = (each for each in waivers if each.covers(row, what, ratio=finding.ratio, today=today))
     waiver = next(covering, None)
-    return finding if waiver is None else replace(finding, ruling=Ruling.WAIVED, waiver=waiver)
+    if waiver is not None:
+        return replace(finding, ruling=Ruling.WAIVED, waiver=waiver)
+    named = (each for each in waivers if each.names(row, what) and not each.expired(today))
+    limits = [each.up_to for each in named if each.up_to is not None]
+    if not limits:
+        return finding
+    beyond = f"a waiver accepts up to ratio {max(limits):g}"
+    return replace(finding, reason=f"{finding.reason}; {beyond}" if finding.reason else beyond)
+
+
+def exceeded(waiver: Waiver, row: CaseVerdict, findings: Sequence[Finding]) -> bool:
+    """Whether a waiver that counts still is written for something that it did not excuse."""
+    open_ = (each.what for each in findings if each.ruling in (Ruling.FAILED, Ruling.UNDECIDED))
+    return any(what is not None and waiver.names(row, what) for what in open_)
 
 
 def names(waiver: Waiver, row: CaseVerdict) -> bool:

@@ -276,7 +276,10 @@ class TestWaivers:
         assert (only(result).ruling, only(result).waiver) == (Ruling.WAIVED, waiver)
         assert result.exit_code is ExitCode.OK
         slower = evidence(both(1.2))
-        assert only(ruled(slower, slower, waivers=(waiver,))).ruling is Ruling.FAILED
+        beyond = ruled(slower, slower, waivers=(waiver,))
+        assert only(beyond).ruling is Ruling.FAILED
+        assert (only(beyond).reason or "").endswith("; a waiver accepts up to ratio 1.1")
+        assert beyond.unused_waivers == ()  # it is needed, and not enough
         other = evidence(both(1.08, plan=B))
         result = ruled(other, other, waivers=(waiver,))
         assert only(result).ruling is Ruling.FAILED
