@@ -52,8 +52,8 @@ def solve_nonspd(
             the host: one synchronisation, with a workspace too.
 
     Returns:
-        Z (..., n, k) in A's dtype, as the value of a `Result`. `Termination.SINGULAR` where A has no inverse to the
-        digits of float64; the value is then not finite, or of no use.
+        Z (..., n, k) in A's dtype, as the value of a `Result`. `Termination.SINGULAR` where A, its rows and columns
+        scaled alike, has no inverse to the digits of float64; the value is then not finite, or of no use.
 
     Raises:
         InvalidInputError, UnknownNameError, UnsupportedError: as for `inverse_root`.

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from iroot.equilibration import ruiz
 from iroot.registry import Operands
 from iroot.result import Diagnosis, Termination
 
@@ -52,7 +53,9 @@ def _relative(value: Tensor, exact: Tensor) -> float:
 
 
 def diagnose_solve(operands: Operands, value: Tensor, rtol: float, *, fell_back: bool) -> Diagnosis:
-    """Compare Z with A^(-1) B in float64; singular within 4 n u sigma_max is singular.
+    """Compare Z with A^(-1) B in float64; singular within 4 n u sigma_max, rows and columns evened out, is singular.
+
+    A row of small entries has an inverse like any other: the scales are powers of two, undone exactly (`ruiz`).
 
     Args:
         operands: A (..., n, n) and B (..., n, k).
@@ -66,10 +69,12 @@ def diagnose_solve(operands: Operands, value: Tensor, rtol: float, *, fell_back:
         return Diagnosis(termination=Termination.CONVERGED, estimated_error=0.0)
     if not bool(A.isfinite().all() & B.isfinite().all()):
         return Diagnosis(termination=Termination.NOT_FINITE, estimated_error=math.inf)
-    sigma = torch.linalg.svdvals(A)
+    even = ruiz(A)
+    sigma = torch.linalg.svdvals(even.C)
     if bool((sigma[..., -1] <= _NEGATIVE_SLACK * A.shape[-1] * 2.0**-53 * sigma[..., 0]).any()):
         return Diagnosis(termination=Termination.SINGULAR, estimated_error=math.inf)
-    judged = _judged(_relative(value, torch.linalg.solve(A, B)), rtol, None)
+    exact = even.columns * torch.linalg.solve(even.C, even.rows * B)
+    judged = _judged(_relative(value, exact), rtol, None)
     if fell_back and judged.termination is Termination.CONVERGED:
         return replace(judged, termination=Termination.FELL_BACK)
     return judged

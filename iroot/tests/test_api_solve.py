@@ -80,6 +80,22 @@ def test_what_no_method_serves_is_above_rtol_or_singular() -> None:
     assert iroot.solve_nonspd(A, B).termination is Termination.NOT_FINITE
 
 
+@pytest.mark.parametrize("method", ["auto", "coupled_pe"])
+@pytest.mark.parametrize("scaled", ["rows", "columns"])
+def test_rows_or_columns_of_very_unequal_size_are_not_singular(scaled: str, method: str) -> None:
+    """Powers of two scale exactly, so the solution is known: that of the evenly scaled system, scaled."""
+    M, B = posed(20, 10.0), columns(20, 2)
+    scales = torch.exp2(torch.linspace(-60, 60, 20, dtype=torch.float64).round())[:, None]
+    even = torch.linalg.solve(M, B)
+    if scaled == "rows":
+        result, expected = iroot.solve_nonspd(scales * M, scales * B, method=method), even
+    else:
+        result, expected = iroot.solve_nonspd(M * scales.mT, B, method=method), even / scales
+    assert float(((result.value - expected).norm(dim=-2) / expected.norm(dim=-2)).max()) <= 3e-3
+    assert result.termination in (Termination.CONVERGED, Termination.FELL_BACK)
+    assert result.estimated_error <= 3e-3
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("method", ["auto", "coupled_pe"])
 def test_dtype_layout_and_input_are_kept(dtype: torch.dtype, method: str) -> None:
