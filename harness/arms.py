@@ -79,9 +79,11 @@ def resolve_arm(name: str, *, repository: Path, exports: Path, interpreter: str 
         interpreter: Python for the workers; default the running one.
 
     Raises:
-        UsageError: no such folder or revision, or it holds no `iroot/`.
+        UsageError: no such folder or revision, or it holds no `iroot/`; no such interpreter.
     """
     python = interpreter or sys.executable
+    if shutil.which(python) is None:
+        raise UsageError(f"{python}: the interpreter of an arm must be an executable file; there is none")
     if name == WORKTREE:
         return Arm(label=name, library=_harness_root(), interpreter=python)
     folder = Path(name)

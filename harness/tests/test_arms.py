@@ -76,8 +76,15 @@ def test_worktree_is_the_running_program() -> None:
 
 
 def test_another_interpreter_runs_the_workers(tmp_path: Path) -> None:
-    arm = resolve_arm(WORKTREE, repository=tmp_path, exports=tmp_path, interpreter="/opt/other/bin/python")
-    assert arm.command("harness.worker")[0] == "/opt/other/bin/python"
+    other = tmp_path / "python"
+    other.symlink_to(sys.executable)
+    arm = resolve_arm(WORKTREE, repository=tmp_path, exports=tmp_path, interpreter=str(other))
+    assert arm.command("harness.worker")[0] == str(other)
+
+
+def test_an_interpreter_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="must be an executable file"):
+        resolve_arm(WORKTREE, repository=tmp_path, exports=tmp_path, interpreter=str(tmp_path / "none"))
 
 
 @pytest.mark.parametrize(
