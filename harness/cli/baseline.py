@@ -61,7 +61,8 @@ def list_(root: RootOption = None, json: JsonOption = False) -> None:
 
     from harness.baseline import list_baselines
     from harness.baseline_files import read_metadata
-    from harness.cli.tables import REVISION_DIGITS, plain_table
+    from harness.cli.tables import plain_table
+    from harness.report.format import REVISION_DIGITS
 
     folder = _root(root)
     found = [read_metadata(path) for path in list_baselines(folder)]

@@ -12,10 +12,9 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from harness.records import CaseSummary, RunRecord, RunSummary, SourceIdentity
+from harness.records import CaseSummary, RunRecord, RunSummary
 from harness.report import format as text
 
-REVISION_DIGITS = 9
 REMARKS_WIDTH = 24
 """Of what stands below a run: the names of imported runs may be too short to set words under them."""
 
@@ -47,13 +46,6 @@ def plain_table(*headers: str, folding: Collection[str]) -> Table:
     return table
 
 
-def revision(source: SourceIdentity) -> str:
-    """The commit in short, `+` where the tree was dirty, or what is known of the sources."""
-    if source.revision is None:
-        return f"sources {source.source_hash[:8]}"
-    return source.revision[:REVISION_DIGITS] + ("+" if source.dirty else "")
-
-
 def runs_table(runs: list[RunRecord]) -> Table:
     """Per run its figures, and below them its machine and remarks: beside them 80 columns have no room.
 
@@ -63,7 +55,7 @@ def runs_table(runs: list[RunRecord]) -> Table:
     table = plain_table("run", *beside, folding=beside)
     for run in runs:
         counts = (str(len(run.cases)), str(run.launches))
-        table.add_row(run.run_id, str(run.status), revision(run.source), *counts)
+        table.add_row(run.run_id, str(run.status), text.revision(run.source), *counts)
         below = "; ".join(filter(None, (run.machine.machine_class, _remarks(run))))
         lines = textwrap.wrap(below, max(len(run.run_id) - 2, REMARKS_WIDTH), break_on_hyphens=False)
         table.add_row(Text(textwrap.indent("\n".join(lines), "  ")))
@@ -71,7 +63,8 @@ def runs_table(runs: list[RunRecord]) -> Table:
 
 
 def _remarks(run: RunRecord) -> str:
-    facts = (("filter", run.filter), ("arm", run.arm), ("imported from", run.imported_from))
+    sources = run.source.source_hash[: text.HASH_DIGITS] if run.source.dirty and run.source.revision else None
+    facts = (("sources", sources), ("filter", run.filter), ("arm", run.arm), ("imported from", run.imported_from))
     told = [f"{name} {value}" for name, value in facts if value is not None]
     return "; ".join([*told, *([run.note] if run.note else [])])
 
@@ -87,7 +80,8 @@ def facts_table(summary: RunSummary, more: Mapping[str, str | None]) -> Table:
         "manifest": run.manifest + (f", filter {run.filter}" if run.filter else ""),
         "machine": f"{run.machine.model} ({run.machine.machine_class})",
         "software": ", ".join(f"{name} {version}" for name, version in software.items() if version is not None),
-        "revision": revision(run.source),
+        "revision": text.revision(run.source),
+        "sources": run.source.source_hash[: text.HASH_DIGITS],
         "launches": str(run.launches),
         "start-up of a worker": text.seconds(summary.startup_s),
         "wall time of a launch": text.seconds(summary.launch_wall_s),

@@ -5,9 +5,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.records import SourceIdentity
 
 DASH = "–"
 """Stands for a figure that does not exist."""
+
+REVISION_DIGITS = 9
+HASH_DIGITS = 8
+"""Of a source hash in terminals; reports print 12."""
 
 _TIME_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 _BYTE_UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
@@ -132,6 +140,19 @@ def listing(items: Sequence[str]) -> str:
     if len(items) < 2:
         return "".join(items)
     return f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def revision(source: SourceIdentity) -> str:
+    """The commit in short, `+` where the tree was dirty, or what is known of the sources."""
+    if source.revision is None:
+        return f"sources {source.source_hash[:HASH_DIGITS]}"
+    return source.revision[:REVISION_DIGITS] + ("+" if source.dirty else "")
+
+
+def traceable_revision(source: SourceIdentity) -> str:
+    """As `revision`; of a dirty tree with the hash of its sources, by which a baseline of the same is found."""
+    known = source.revision is not None and source.dirty
+    return f"{revision(source)} (sources {source.source_hash[:HASH_DIGITS]})" if known else revision(source)
 
 
 def first_line(text: str | None, limit: int = 200) -> str:

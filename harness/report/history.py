@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
 from harness.history import Change, Series
-from harness.records import RunRecord
 from harness.report.figures import check_suffix, new_figure, save
-from harness.report.format import seconds, significant
+from harness.report.format import revision, seconds, significant, traceable_revision
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +20,6 @@ _CHANGE = "│"
 _LEAST_RANGE = math.log(1.02)
 """The full height of a sparkline or a panel is at least 2 %, so that noise does not look like mountains."""
 
-REVISION_DIGITS = 9
 MAX_PANELS = 12
 _COLUMNS = 2
 _PANEL_INCHES = (5.5, 2.4)
@@ -47,18 +45,9 @@ def value_text(series: Series, value: float) -> str:
 
 def change_text(change: Change) -> str:
     """`× 1.052 from RUN (revision a1b2c3d4e; before: 0f9e8d7c6)`, and the software that changed with it."""
-    text = f"× {change.ratio:.3f} from {change.first.run_id} (revision {revision(change.first)}; before: " + (
-        f"{revision(change.last_before)})"
-    )
+    text = f"× {change.ratio:.3f} from {change.first.run_id} (revision {traceable_revision(change.first.source)}; "
+    text += f"before: {traceable_revision(change.last_before.source)})"
     return f"{text}; {'; '.join(change.software)}" if change.software else text
-
-
-def revision(run: RunRecord) -> str:
-    """The commit in short, `+` for a dirty tree, or the hash of the sources."""
-    source = run.source
-    if source.revision is None:
-        return f"sources {source.source_hash[:8]}"
-    return source.revision[:REVISION_DIGITS] + ("+" if source.dirty else "")
 
 
 def plot(found: Sequence[Series], file: Path) -> Path:
@@ -89,7 +78,7 @@ def _panel(panel: Axes, series: Series) -> None:
     for change in series.changes:
         position = index[change.first.run_id]
         panel.axvline(position - 0.5, color="#c0392b", linewidth=1, linestyle="--")
-        label = f"×{change.ratio:.3f} {revision(change.first)}"
+        label = f"×{change.ratio:.3f} {revision(change.first.source)}"
         panel.annotate(label, (position - 0.45, 0.97), xycoords=("data", "axes fraction"), fontsize=6, va="top")
     days = [point.run.created_at[:10] for point in series.points]
     step = math.ceil(len(days) / _MAX_TICKS)

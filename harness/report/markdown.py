@@ -159,7 +159,8 @@ def _revision_line(run: RunRecord) -> str:
     source = run.source
     if source.revision is None:
         return f"at an unknown revision (sources {text.code(source.source_hash[:12])})"
-    state = {True: " (dirty tree)", False: " (clean tree)", None: ""}[source.dirty]
+    sources = text.code(source.source_hash[:12])
+    state = {True: f" (dirty tree, sources {sources})", False: " (clean tree)", None: ""}[source.dirty]
     return f"at revision {text.code(source.revision[:12])}{state}"
 
 

@@ -51,7 +51,10 @@ def _source(view: RunView) -> Iterable[str]:
             f"{code(source.source_hash[:12])}."
         )
     if source.dirty:
-        yield "The working tree was **dirty**: the revision alone does not reproduce these figures."
+        yield (
+            "The working tree was **dirty**: the revision alone does not reproduce these figures. A run or a baseline "
+            f"with the same source hash, {code(source.source_hash[:12])}, measured the same code."
+        )
 
 
 def _cases(view: RunView) -> Iterable[str]:

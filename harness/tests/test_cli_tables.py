@@ -9,6 +9,7 @@ from rich.console import Console
 
 from harness.cli.tables import Breakable, cases_table, runs_table
 from harness.tests import report_cases as planted
+from harness.tests.factories import REVISION, SOURCE_HASH
 
 CASE_ID = "inverse_apply/coupled_pe/fp32/p=2/32x32xk8/logspace_1e2/eager"
 
@@ -48,6 +49,15 @@ def test_a_list_of_runs_in_80_columns_breaks_no_word() -> None:
     assert max(map(len, lines)) <= 80
     assert lines[1].startswith(f"{run.run_id}  complete")
     assert " ".join(line.strip() for line in lines[2:]) == "nvidia-h100-80gb-hbm3; imported from h100-quick-1"
+
+
+def test_a_dirty_run_names_its_sources() -> None:
+    run = planted.run_record(())
+    assert not any("sources" in line for line in printed(runs_table([run]), 80))
+    dirty = run.model_copy(update={"source": run.source.model_copy(update={"dirty": True})})
+    lines = printed(runs_table([dirty]), 80)
+    assert f"{REVISION[:9]}+" in lines[1]
+    assert f"sources {SOURCE_HASH[:8]}" in " ".join(line.strip() for line in lines[2:])
 
 
 def test_the_remarks_on_a_run_with_a_short_name_keep_their_words() -> None:

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from harness.records import SourceIdentity
 from harness.report import format as text
 
 
@@ -152,3 +153,10 @@ def test_first_line_of_an_error() -> None:
     assert text.first_line('Traceback (most recent call last):\n  File "a"\nValueError: it') == "ValueError: it"
     assert text.first_line(None) == "no reason was recorded"
     assert text.first_line("x" * 300) == "x" * 199 + "…"
+
+
+def test_a_dirty_revision_comes_with_its_sources() -> None:
+    dirty = SourceIdentity(revision="a" * 40, dirty=True, source_hash="b" * 64)
+    assert text.traceable_revision(dirty) == "aaaaaaaaa+ (sources bbbbbbbb)"
+    assert text.traceable_revision(dirty.model_copy(update={"dirty": False})) == "aaaaaaaaa"
+    assert text.traceable_revision(dirty.model_copy(update={"revision": None})) == "sources bbbbbbbb"

@@ -20,7 +20,7 @@ from harness.report.markdown import render_comparison, render_run, write_report
 from harness.report.verdicts import BETTER, WORSE, bottom_line, marks_of
 from harness.report.view import COLLAPSE_ABOVE, run_view
 from harness.tests import report_cases as planted
-from harness.tests.factories import CPU, SOURCE_HASH
+from harness.tests.factories import CPU, REVISION, SOURCE_HASH
 
 GOLDEN = Path(__file__).parent / "golden"
 UPDATE = os.environ.get("IROOT_UPDATE_GOLDENS") == "1"
@@ -41,7 +41,7 @@ def first_run_on_a_cpu() -> str:
         filter="task=polar,n<=256|odd",
         status=RunStatus.INTERRUPTED,
         machine=CPU,
-        source=SourceIdentity(revision=None, dirty=True, source_hash=SOURCE_HASH),
+        source=SourceIdentity(revision=REVISION, dirty=True, source_hash=SOURCE_HASH),
         cases=(measured.planned, never),
         note="laptop on *battery*",
     )
@@ -49,10 +49,10 @@ def first_run_on_a_cpu() -> str:
 
 
 def nothing_worked() -> str:
-    """No case gave a result, and the machines were unlike."""
+    """No case gave a result, the machines were unlike, and the tree has no git."""
     case = planted.case("inverse_root/coupled_pe/bf16/512/wishart")
     failed = planted.ended(case, Outcome.FAILED, planted.TRACEBACK)
-    summary = planted.run_summary([failed])
+    summary = planted.run_summary([failed], source=SourceIdentity(source_hash=SOURCE_HASH))
     return render_run(
         summary, None, no_comparison="machines differ in sm_count: 132 != 108", catalog=planted.planted_facts
     )
