@@ -169,8 +169,11 @@ def _planned(run: RunRecord) -> frozenset[str]:
 
 
 def narrowed(reference: RunSummary, run: RunRecord) -> RunSummary:
-    """The reference without the cases that the run's filter left out on purpose: they are not missing."""
-    if run.filter is None:
+    """The reference without the cases that the run's filter left out on purpose: they are not missing.
+
+    A reference narrowed by the same filter holds none of them: what the run lacks of it, its library lacks.
+    """
+    if run.filter is None or run.filter == reference.run.filter:
         return reference
     planned = _planned(run)
     kept = {case_id: case for case_id, case in reference.cases.items() if case_id in planned}

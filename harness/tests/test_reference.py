@@ -164,6 +164,17 @@ def test_comparison_of_a_planted_slowdown(store: Store) -> None:
     assert set(verdicts.values()) == {Verdict.UNCHANGED}
 
 
+def test_a_case_that_one_arm_lacks_is_missing_under_a_filter_too(store: Store) -> None:
+    a, b = make_run(CASES, number=1), make_run(CASES[1:], number=2)
+    for run, other in ((a, b), (b, a)):
+        both = {"filter": "task=inverse_root", "arm": "x", "paired_with": other.run_id, "status": RunStatus.COMPLETE}
+        changed = run.model_copy(update=both)
+        store.import_run(changed, make_launches(changed))
+    comparison = compare_run(store, b.run_id)
+    assert comparison is not None
+    assert {row.case_id for row in comparison.verdicts if row.verdict is Verdict.MISSING} == {SLOW}
+
+
 def test_cases_left_out_by_the_filter_are_not_missing(store: Store) -> None:
     measured(store, 1)
     run = make_run(CASES[:1], number=2, status=RunStatus.COMPLETE).model_copy(update={"filter": "n<=256"})
