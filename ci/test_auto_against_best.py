@@ -117,8 +117,8 @@ def test_further_steps_than_measured_are_charged(script: ModuleType) -> None:
 
 
 def test_a_case_with_the_steps_of_the_choice_is_its_time(script: ModuleType) -> None:
-    coarse = entry("graded_pe", "fp16", 90.0, 2e-2, target=2e-2)
-    row = script.rows(run_of(GRADED, coarse), (1e-1,))[0]
+    coarse = entry("graded_pe", "fp16", 90.0, 8e-3, target=8e-3)
+    row = script.rows(run_of(GRADED, coarse), (1e-2,))[0]
     assert row.choice.steps == row.measured_steps
     assert row.seconds == pytest.approx(90e-6)
     assert str(row.best.arm) == f"graded_pe fp16 {row.choice.steps} steps"

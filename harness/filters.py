@@ -21,6 +21,7 @@ _TEXT: dict[str, Callable[[Case], str]] = {
     "precision": lambda case: case.precision,
     "problem": lambda case: case.problem,
     "mode": lambda case: str(case.mode),
+    "options": lambda case: case.options_text or "default",
     "case": lambda case: case.case_id,
 }
 _INTEGER: dict[str, Callable[[Case], int | None]] = {

@@ -40,11 +40,18 @@ GEMM = Case(task="gemm", method="matmul", precision="fp8_e4m3", m=64, n=64, k=16
         ("case=gemm/matmul/fp8_e4m3/64x64xk16/gaussian/graph", [GEMM]),
         ("case~/svd/", [POLAR]),
         ("method=nothing", []),
+        ("options=default", [ROOT, POLAR, GEMM]),
     ],
 )
 def test_matches(text: str, expected: list[Case]) -> None:
     wanted = parse_filter(text)
     assert [case for case in (ROOT, POLAR, GEMM) if wanted(case)] == expected
+
+
+def test_options_match_by_their_text() -> None:
+    tuned = ROOT.model_copy(update={"options": (("min_cushion", 0.05), ("target", 0.09))})
+    assert [case for case in (ROOT, tuned) if parse_filter("options~target=0.09|steps")(case)] == [tuned]
+    assert [case for case in (ROOT, tuned) if parse_filter("options=default")(case)] == [ROOT]
 
 
 @pytest.mark.parametrize(

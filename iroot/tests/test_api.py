@@ -148,7 +148,7 @@ def test_the_tiers_of_16_bit_products_hold(p: int, kappa: float) -> None:
         for precision, rtol in (("fp16_emulated", 1e-3), ("bf16_emulated", 8e-3)):
             result = iroot.inverse_root(A, p, rtol=rtol, method="graded_pe", precision=precision, lower=1 / kappa)
             if kappa <= 1e3:
-                assert result.stated_accuracy == (pytest.approx(8e-4) if precision == "fp16_emulated" else rtol)
+                assert result.stated_accuracy == (pytest.approx(8.375e-4) if precision == "fp16_emulated" else rtol)
             if result.stated_accuracy is None:
                 assert precision == "bf16_emulated"
                 assert kappa > 1e4
@@ -409,7 +409,7 @@ def test_the_choice_follows_rtol() -> None:
         (6e-4, 1e2, (8, 9), ("coupled_pe", "bf16x3")),
         (3e-4, 1e3, (8, 9), ("coupled_pe", "fp32")),
         (1e-6, 1e4, (9, 0), ("coupled_pe", "fp64")),
-        (0.2, 3.0, (9, 0), ("coupled_pe", "fp16")),
+        (0.2, 3.0, (9, 0), ("graded_pe", "fp16")),
     ],
 )
 def test_the_tiers_of_a_gpu(
