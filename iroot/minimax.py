@@ -130,14 +130,13 @@ def _first_angles(p: int, ratio: float, degree: int) -> Array:
 
     There the error goes as the cosine of (d + 1) theta + 2 (1 - 1/p) arg(1 - b e^(-i theta)), b = -(1 - ratio^(1/2)) /
     (1 + ratio^(1/2)), the image of y = 0 inside the unit circle (Bernstein's construction for the weight y^(1/p));
-    exactly so for p = 1, where it is T_(d+1) scaled. The phase is convex and Newton starts beyond its roots.
+    exactly so for p = 1, where it is T_(d+1) scaled. The phase is convex; one Newton step from beyond its roots.
     """
     root = math.sqrt(ratio)
     b, tail = (root - 1.0) / (root + 1.0), 2.0 * (1.0 - 1.0 / p)
     phase = math.pi * np.arange(degree + 1, -1, -1.0)
     theta: Array = phase / (degree + 1 + tail * b / (1.0 - b))
-    theta[0] = math.pi
-    for _ in range(2 if p > 1 else 0):
+    if p > 1:
         cosine, sine = b * np.cos(theta), b * np.sin(theta)
         value = (degree + 1) * theta + tail * np.arctan2(sine, 1.0 - cosine) - phase
         slope = degree + 1 + tail * (cosine - b * b) / (1.0 - 2.0 * cosine + b * b)

@@ -20,7 +20,7 @@ class ScheduleOptions:
     Attributes:
         target: error of the schedule in exact arithmetic; None: what the precision can show (`target_for`).
         degrees: of the steps in order, 1 to 8; the last one repeats. `cheapest`: the sequence with the fewest products
-            (`iroot.plans`), found in 10 to 50 ms once for each bound: 8 to 16 products instead of 10 to 25 at the same
+            (`iroot.plans`), found in 20 to 150 ms once for each bound: 8 to 16 products instead of 10 to 25 at the same
             error.
         safety: deflation of all but the last step, in [1, 2].
         min_cushion: steps are added until the cushion is at least this, in [0, 0.5].
