@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
+
 from harness.judge.problems import PROBLEMS
 from harness.manifest import DeviceKind
+from harness.preparation import unserved_reason
 from harness.records import Case, PlannedCase
 from iroot.errors import IrootError
-from iroot.precision import PRECISIONS
+from iroot.precision import PRECISIONS, unsupported_reason
 from iroot.registry import TASKS, MethodSpec, Workload, get_method
 
 
@@ -74,6 +77,9 @@ _MACHINES: dict[DeviceKind, _Machine] = {
 _SLOWEST_KNOWN: dict[DeviceKind, float] = {"cuda": 50e12, "cpu": 5e10}
 """FLOP/s of a format without a row above: simulated and emulated ones run in a wider format."""
 
+_CAPABILITY = (9, 0)
+"""Of an H100."""
+
 _DRAWN = frozenset({"gaussian", "row_heterogeneous", "levy"})
 """Problems whose entries are drawn one by one."""
 _REFERENCE_UNITS = 12.0
@@ -94,8 +100,17 @@ class Estimate:
     total_s: float
 
 
+def unsupported_here(case: Case, device_kind: DeviceKind) -> str | None:
+    """Why this kind of device, a GPU taken for an H100, will find the case `unsupported`; None where it has it all."""
+    device, capability = torch.device(device_kind), _CAPABILITY if device_kind == "cuda" else None
+    lacking = unsupported_reason(PRECISIONS[case.precision], device, capability)
+    return lacking or unserved_reason(case, get_method(case.task, case.method), device)
+
+
 def call_seconds(case: Case, device_kind: DeviceKind) -> float | None:
-    """One call of a case; None where the method refuses it (it will be `unsupported`)."""
+    """One call of a case; None where the machine or the method refuses it (it will be `unsupported`)."""
+    if unsupported_here(case, device_kind):
+        return None
     machine, spec = _MACHINES[device_kind], get_method(case.task, case.method)
     options = spec.make_options(dict(case.options))
     work = Workload(
@@ -132,6 +147,9 @@ def quality_seconds(plan: Iterable[PlannedCase], device_kind: DeviceKind) -> flo
     machine, total, references = _MACHINES[device_kind], 0.0, set()
     for planned in plan:
         case = planned.case
+        if unsupported_here(case, device_kind):
+            total += machine.case_s  # found out before anything is posed
+            continue
         call = call_seconds(case, device_kind) or 0.0
         each = call + _posing_seconds(case, machine) + _JUDGE_UNITS * _unit(case) / machine.pose_rate
         total += machine.case_s + planned.seeds * each

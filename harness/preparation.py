@@ -37,7 +37,7 @@ def prepare(case: Case, device: torch.device) -> Prepared:
 
 def bind(spec: MethodSpec, case: Case, device: torch.device) -> Prepared:
     """Bind a method to the case's options and precision; raises as `prepare`."""
-    reason = _unserved(case, spec, device)
+    reason = unserved_reason(case, spec, device)
     if reason is not None:
         raise UnsupportedError(reason)
     # What is judged and what is replayed must be the same products.
@@ -47,7 +47,8 @@ def bind(spec: MethodSpec, case: Case, device: torch.device) -> Prepared:
     return Prepared(spec=spec, options=options, ops=ops, call=lambda operands: spec.function(operands, ops, options))
 
 
-def _unserved(case: Case, spec: MethodSpec, device: torch.device) -> str | None:
+def unserved_reason(case: Case, spec: MethodSpec, device: torch.device) -> str | None:
+    """Why the method cannot serve the case on this kind of device, or None; the precision's unit is not asked for."""
     name = f"{spec.task}/{spec.name}"
     if case.precision not in spec.precisions:
         return f"{name} does not serve precision '{case.precision}'; it serves {', '.join(spec.precisions)}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from harness.cli.devices import device_kind
-from harness.estimate import Estimate, call_seconds, estimate, launch_seconds
+from harness.estimate import Estimate, call_seconds, estimate, launch_seconds, unsupported_here
 from harness.report.format import count as counted
 from harness.report.format import duration
 from harness.sweep import expand
@@ -24,6 +24,8 @@ def print_plan(request: RunRequest, console: Console) -> None:
         marks = [name for name in ("control",) if planned.control]
         marks += [f"expect {planned.expect}"] if planned.expect != "ok" else []
         marks += ["advisory"] if not planned.gates and not planned.control else []
+        unsupported = unsupported_here(planned.case, kind)
+        marks += [f"unsupported: {unsupported}"] if unsupported else []
         text = f"{duration(call_seconds(planned.case, kind)):>8}  {planned.case.case_id}"
         console.print(text + (f"  ({', '.join(marks)})" if marks else ""), markup=False, soft_wrap=True)
     for reason, count in sorted(_left_out(request).items()):
@@ -55,6 +57,7 @@ def plan_json(request: RunRequest) -> dict[str, Any]:
         "cases": [
             {
                 "case_id": planned.case.case_id,
+                "unsupported": unsupported_here(planned.case, kind),
                 "estimated_call_s": call_seconds(planned.case, kind),
                 "estimated_launch_s": launch_seconds(planned, kind),
                 **planned.model_dump(mode="json"),

@@ -102,6 +102,14 @@ def test_dry_run_says_what_was_left_out(capsys: pytest.CaptureFixture[str]) -> N
     assert "left out: polar/svd does not serve bf16_emulated (1)" in capsys.readouterr().out.splitlines()
 
 
+def test_dry_run_says_what_this_machine_cannot_serve(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [word if word != "fp32" else "bf16" for word in SWEEP]
+    assert main(["bench", "run", *arguments, "--device", "cpu", "--dry-run"]) == 0
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line.split()[0] == "–"
+    assert line.endswith("(unsupported: no bfloat16 matrix unit on a CPU; 'bf16_emulated' runs here)")
+
+
 def test_dry_run_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "run", *SWEEP, "--device", "cpu", "--launches", "2", "--dry-run", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from harness.estimate import call_seconds, estimate, launch_seconds, quality_seconds
+from harness.estimate import call_seconds, estimate, launch_seconds, quality_seconds, unsupported_here
 from harness.manifest import parse_manifest
 from harness.records import Case, Mode, PlannedCase, TimingPolicy
 from harness.sweep import plan
 
 
-def gemm(n: int, precision: str) -> Case:
-    return Case(task="gemm", method="matmul", precision=precision, m=n, n=n, k=n, problem="gaussian", mode=Mode.GRAPH)
+def gemm(n: int, precision: str, mode: Mode = Mode.EAGER) -> Case:
+    return Case(task="gemm", method="matmul", precision=precision, m=n, n=n, k=n, problem="gaussian", mode=mode)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def gemm(n: int, precision: str) -> Case:
     ],
 )
 def test_products_are_within_a_factor_of_two_of_an_h100(n: int, precision: str, measured_s: float) -> None:
-    estimated = call_seconds(gemm(n, precision), "cuda")
+    estimated = call_seconds(gemm(n, precision, Mode.GRAPH), "cuda")
     assert estimated is not None
     assert 0.5 < estimated / measured_s < 2
 
@@ -37,6 +37,23 @@ def test_a_refused_case_takes_no_time() -> None:
     )  # fmt: skip
     assert call_seconds(case, "cpu") is None
     assert launch_seconds(PlannedCase(case=case), "cpu") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"precision": "bf16"}, "no bfloat16 matrix unit on a CPU; 'bf16_emulated' runs here"),
+        ({"mode": Mode.GRAPH}, "mode graph needs CUDA graphs, which cpu has not; use mode eager"),
+    ],
+)
+def test_what_a_cpu_cannot_serve_takes_no_time_there(changes: dict[str, object], reason: str) -> None:
+    case = gemm(512, "fp32").model_copy(update=changes)
+    assert unsupported_here(case, "cpu") == reason
+    assert call_seconds(case, "cpu") is None
+    assert launch_seconds(PlannedCase(case=case), "cpu") == 0.0
+    planned = PlannedCase(case=case.model_copy(update={"task": "polar", "method": "polar_express", "k": None}))
+    assert quality_seconds([planned, planned], "cpu") == 2 * quality_seconds([planned], "cpu") < 0.1
+    assert call_seconds(case, "cuda")
 
 
 def test_samples_last_at_least_as_long_as_the_policy_says() -> None:
