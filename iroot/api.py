@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from iroot import validation
-from iroot.calls import Call, Computed, Kind, asked_rtol, run, specified
+from iroot.calls import Call, Computed, Kind, Posed, asked_rtol, run, specified
 from iroot.diagnosis import diagnose_polar, diagnose_root
+from iroot.fitting import fitted
 from iroot.ops import make_ops
 from iroot.planning import Choice
 from iroot.precision import get_precision
@@ -192,24 +193,32 @@ def _measure_root(call: Call, A: Tensor, B: Tensor | None, *, known: bool) -> Me
     return measure(A, B, damping, make_ops("fp64" if A.dtype == torch.float64 else "fp32", A.device))
 
 
-def _pose_root(call: Call, choice: Choice, A: Tensor, B: Tensor | None) -> Operands:
-    """The damped problem in float32, or float64 for fp64."""
-    dtype = torch.float64 if choice.precision == "fp64" else torch.float32
-    return Operands(
-        A=call.damping.apply(A, dtype), B=None if B is None else B.to(dtype), p=call.workload.p,
-        lower=choice.workload.lower,
-    )  # fmt: skip
+def _pose_root(call: Call, choice: Choice, A: Tensor, B: Tensor | None) -> Posed:
+    """The damped problem in float32, or float64 for fp64; float64 entries are brought into float32's range."""
+    p, lower = call.workload.p, choice.workload.lower
+    assert p is not None
+    if choice.precision == "fp64" or call.dtype != torch.float64:
+        dtype = torch.float64 if choice.precision == "fp64" else torch.float32
+        right = None if B is None else B.to(dtype)
+        return Posed(operands=Operands(A=call.damping.apply(A, dtype), B=right, p=p, lower=lower))
+    left = fitted(call.damping.apply(A, torch.float64))
+    factor = left.scale ** (1.0 / p)
+    if B is None:
+        return Posed(operands=Operands(A=left.A, p=p, lower=lower), factor=factor)
+    columns = fitted(B)
+    return Posed(operands=Operands(A=left.A, B=columns.A, p=p, lower=lower), factor=factor / columns.scale)
 
 
-def _pose_polar(call: Call, choice: Choice, G: Tensor, B: Tensor | None) -> Operands:
-    """G in the storage format; for 16-bit operands over its largest entry, so that nothing leaves float16's range."""
-    plan = get_precision(choice.precision)
-    if torch.finfo(plan.storage).bits >= 32 and plan.execution == "native":
-        return Operands(A=G.to(plan.storage), lower=choice.workload.lower)
-    wide = G.to(torch.promote_types(G.dtype, torch.float32))
-    largest = wide.abs().amax((-2, -1), keepdim=True).clamp_min(torch.finfo(wide.dtype).tiny)
-    posed = make_ops(plan, G.device).cast((wide / largest).float())
-    return Operands(A=posed, lower=choice.workload.lower)
+def _pose_polar(call: Call, choice: Choice, G: Tensor, B: Tensor | None) -> Posed:
+    """G in the storage format; float64 entries, or those for 16-bit operands, over the largest one, to be in range."""
+    plan, lower = get_precision(choice.precision), choice.workload.lower
+    wide = torch.finfo(plan.storage).bits >= 32 and plan.execution == "native"
+    if wide and (plan.storage == torch.float64 or G.dtype != torch.float64):
+        return Posed(operands=Operands(A=G.to(plan.storage), lower=lower))
+    entries = G.to(torch.promote_types(G.dtype, torch.float32))
+    largest = entries.abs().amax((-2, -1), keepdim=True).clamp_min(torch.finfo(entries.dtype).tiny)
+    posed = make_ops(plan, G.device).cast((entries / largest).float())
+    return Posed(operands=Operands(A=posed, lower=lower))
 
 
 def _diagnose_root(call: Call, A: Tensor, B: Tensor | None, computed: Computed) -> Diagnosis:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from iroot import validation
-from iroot.calls import Call, Computed, Kind, asked_rtol, run, specified
+from iroot.calls import Call, Computed, Kind, Posed, asked_rtol, run, specified
 from iroot.diagnosis import diagnose_root
 from iroot.errors import InvalidInputError
+from iroot.fitting import eps_scale, fitted
 from iroot.ops import make_ops
 from iroot.planning import Choice
 from iroot.registry import Operands, Workload
@@ -102,11 +103,24 @@ def _require_full_rank(G: Tensor, side: str, eps: float) -> None:
         )
 
 
-def _pose(call: Call, choice: Choice, G: Tensor, B: Tensor | None) -> Operands:
-    """G and B in float32, or float64 for fp64."""
+def _pose(call: Call, choice: Choice, G: Tensor, B: Tensor | None) -> Posed:
+    """G and B in float32, or float64 for fp64, scaled where squares of the entries would leave the range."""
     assert B is not None
-    dtype = torch.float64 if choice.precision == "fp64" else torch.float32
-    return Operands(A=G.to(dtype), B=B.to(dtype), p=call.workload.p, eps=call.damping.eps, lower=choice.workload.lower)
+    p, lower = call.workload.p, choice.workload.lower
+    assert p is not None
+    eps, dtype = call.damping.eps, torch.float64 if choice.precision == "fp64" else torch.float32
+    scale = eps_scale(eps)
+    if call.dtype != torch.float64 or dtype == torch.float64:
+        entries = G.to(dtype) if scale == 1.0 else (G.double() * scale).to(dtype)
+        posed = Operands(A=entries, B=B.to(dtype), p=p, eps=eps * scale * scale, lower=lower)
+        return Posed(operands=posed, factor=None if scale == 1.0 else scale ** (2.0 / p))
+    right = fitted(B)
+    if eps == 0.0:
+        left = fitted(G)
+        entries, factor = left.A, left.scale ** (2.0 / p) / right.scale
+    else:
+        entries, factor = (G * scale).float(), scale ** (2.0 / p) / right.scale
+    return Posed(operands=Operands(A=entries, B=right.A, p=p, eps=eps * scale * scale, lower=lower), factor=factor)
 
 
 def _form(call: Call, G: Tensor, dtype: torch.dtype) -> Tensor:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from iroot import validation
-from iroot.calls import Call, Computed, Kind, asked_rtol, by_method, run, specified
+from iroot.calls import Call, Computed, Kind, Posed, asked_rtol, by_method, run, specified
 from iroot.diagnosis import diagnose_solve
+from iroot.fitting import fitted
 from iroot.ops import Ops, make_ops
 from iroot.planning import Choice
 from iroot.registry import Operands, Workload
@@ -71,11 +72,15 @@ def solve_nonspd(
     return run(specified(call, method, precision, options, lower), _SOLVE, A, B, workspace, check_finite)
 
 
-def _pose(call: Call, choice: Choice, A: Tensor, B: Tensor | None) -> Operands:
-    """The system in float32, or float64 for fp64."""
+def _pose(call: Call, choice: Choice, A: Tensor, B: Tensor | None) -> Posed:
+    """The system in float32, or float64 for fp64; float64 entries are brought into float32's range."""
     assert B is not None
-    dtype = torch.float64 if choice.precision == "fp64" else torch.float32
-    return Operands(A=A.to(dtype), B=B.to(dtype), lower=choice.workload.lower)
+    lower = choice.workload.lower
+    if choice.precision == "fp64" or call.dtype != torch.float64:
+        dtype = torch.float64 if choice.precision == "fp64" else torch.float32
+        return Posed(operands=Operands(A=A.to(dtype), B=B.to(dtype), lower=lower))
+    left, right = fitted(A), fitted(B)
+    return Posed(operands=Operands(A=left.A, B=right.A, lower=lower), factor=left.scale / right.scale)
 
 
 def _compute(choice: Choice, operands: Operands, ops: Ops) -> Computed:

@@ -41,6 +41,14 @@ class Call:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Posed:
+    """The problem as its methods take it; their value times `factor`, (..., 1, 1) or a number, is the caller's."""
+
+    operands: Operands
+    factor: Tensor | float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Computed:
     """The value, and whether the method's own check made a factorisation give it."""
 
@@ -76,7 +84,7 @@ class Kind:
     """
 
     operands: str
-    pose: Callable[[Call, Choice, Tensor, Tensor | None], Operands]
+    pose: Callable[[Call, Choice, Tensor, Tensor | None], Posed]
     measure: Measure
     diagnose: Callable[[Call, Tensor, Tensor | None, Computed], Diagnosis]
     zero: str | None = None
@@ -193,8 +201,10 @@ def _computation(call: Call, kind: Kind, choice: Choice) -> Callable[..., Comput
     ops = make_ops(choice.precision, call.device)
 
     def attempt(A: Tensor, B: Tensor | None) -> Computed:
-        found = kind.compute(choice, kind.pose(call, choice, A, B), ops)
-        return replace(found, value=found.value.to(call.dtype))
+        posed = kind.pose(call, choice, A, B)
+        found = kind.compute(choice, posed.operands, ops)
+        value = found.value if posed.factor is None else found.value.double() * posed.factor
+        return replace(found, value=value.to(call.dtype))
 
     def compute(A: Tensor, B: Tensor | None = None) -> Computed:
         with torch.no_grad(), ops.arithmetic():

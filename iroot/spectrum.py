@@ -35,17 +35,27 @@ class Damping:
 
     def shift(self, A: Tensor) -> Tensor:
         """The damping of A (..., n, n), as (..., 1) in float64, on the device."""
-        # float64, because squares of ordinary float32 values leave float32's range.
-        norm: Tensor = torch.linalg.vector_norm(A, dim=(-2, -1), dtype=torch.float64)
-        return (self.eps + self.eps_relative * norm)[..., None]
+        if self.eps_relative == 0.0:
+            return A.new_full((*A.shape[:-2], 1), self.eps, dtype=torch.float64)
+        return (self.eps + self.eps_relative * _frobenius(A))[..., None]
 
     def apply(self, A: Tensor, dtype: torch.dtype) -> Tensor:
         """A + shift I in `dtype`; A itself where nothing changes."""
         if not self:
             return A.to(dtype)
         result = A.to(dtype, copy=True)
-        result.diagonal(dim1=-2, dim2=-1).add_(self.shift(A))
+        result.diagonal(dim1=-2, dim2=-1).add_(self.eps if self.eps_relative == 0.0 else self.shift(A))
         return result
+
+
+def _frobenius(A: Tensor) -> Tensor:
+    """||A||_F of A (..., m, n), as (...) in float64, whose squares stay in range for float32 and shorter formats."""
+    if A.dtype != torch.float64:
+        norm: Tensor = torch.linalg.vector_norm(A, dim=(-2, -1), dtype=torch.float64)
+        return norm
+    size = A.abs().amax((-2, -1), keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    scaled: Tensor = torch.linalg.vector_norm(A / size, dim=(-2, -1))
+    return scaled * size[..., 0, 0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +88,7 @@ def measure(A: Tensor, B: Tensor | None, damping: Damping, ops: Ops) -> Measured
         # abs: A may be indefinite, with its largest eigenvalue below zero.
         estimate = POWER_MARGIN * power_iteration(wide / size, ops)[..., 0, 0].double().abs() * largest
         # A zero matrix has no direction to iterate in, and no eigenvalue to miss.
-        bound = torch.fmin(estimate, torch.linalg.vector_norm(wide, dim=(-2, -1), dtype=torch.float64))
+        bound = torch.fmin(estimate, _frobenius(wide))
         shift = damping.shift(A)[..., 0]
         facts.append((shift / (bound + shift)).amin())
     smallest, greatest, greatest_of_b, *rest = torch.stack(facts).tolist()
