@@ -94,6 +94,15 @@ def test_every_command_runs(tmp_path: Path) -> None:
         assert done.stdout.strip(), f"iroot {shlex.join(words)} says nothing"
 
 
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="a copied tree has no git to ask what it ignores")
+def test_files_that_commands_write_here_leave_the_tree_clean() -> None:
+    """A dirty tree is no source of an official baseline, and a table tried out must not make it one."""
+    written = re.findall(r"^iroot tune \w+ (\S+)", readme(), re.MULTILINE)
+    assert len(written) >= 2
+    for path in written:
+        assert subprocess.run(["git", "-C", str(ROOT), "check-ignore", "--quiet", path]).returncode == 0, path
+
+
 def test_other_commands_are_targets_of_the_makefile() -> None:
     others = [words for words in commands() if words[0] != "iroot"]
     assert [words[0] for words in others] == ["make", "make"]
