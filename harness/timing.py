@@ -188,10 +188,12 @@ class Stopwatch:
         self._trace = KernelTrace()
         # What torch.compile generates is launched from code of its own: nothing of it would be seen.
         traced = call if mode is Mode.COMPILE else self._trace.traced(call)
-        results = self._first_calls(call, traced)
+        results = self._first_calls(call, last=call if mode is Mode.GRAPH else traced)
         self._expected = self._accepted(results)
         self._executor: Executor = (
-            GraphExecutor(traced, input_sets) if mode is Mode.GRAPH else EagerExecutor(call, input_sets, results)
+            GraphExecutor(call, input_sets, last=traced)
+            if mode is Mode.GRAPH
+            else EagerExecutor(call, input_sets, results)
         )
         flush = cache_flush(device) if policy.cold else None
         self._clock: Clock = (
@@ -240,7 +242,7 @@ class Stopwatch:
         """The Triton kernels of the last graph captured, else of the last of the first calls; None where not seen."""
         return self._trace.kernels
 
-    def _first_calls(self, call: Call, traced: Call) -> list[Tensor]:
+    def _first_calls(self, call: Call, *, last: Call) -> list[Tensor]:
         self._finish()
         start = time.perf_counter()
         results = [call(self._input_sets[0])]
@@ -251,11 +253,11 @@ class Stopwatch:
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
             before = torch.cuda.memory_allocated(self._device)
-            last = traced(self._input_sets[-1])
+            final = last(self._input_sets[-1])
             self.peak_bytes = torch.cuda.max_memory_allocated(self._device) - before
         else:
-            last = traced(self._input_sets[-1])
-        return [*results, last] if len(self._input_sets) > 1 else [last]
+            final = last(self._input_sets[-1])
+        return [*results, final] if len(self._input_sets) > 1 else [final]
 
     def _accepted(self, results: Sequence[Tensor]) -> list[Tensor]:
         """Copies of the first results, to compare later ones with."""

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from harness import kernel_trace
 from harness.kernel_trace import KernelTrace, binary_hash
 from harness.records import (
     Case,
@@ -182,6 +183,20 @@ def test_the_hash_of_a_binary_is_of_its_code_alone(tmp_path: Path) -> None:
     assert binaries["one"] != binaries["moved"]
     assert hashes["one"] == hashes["moved"]
     assert len({hashes[name] for name in ("one", "factor", "warps")}) == 3
+
+
+def test_a_compiled_kernel_is_hashed_once_for_all_its_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[bytes] = []
+    monkeypatch.setattr(kernel_trace, "binary_hash", lambda binary: hashed.append(binary) or f"hash {len(hashed)}")
+
+    class Compiled:
+        def __init__(self, kernel: bytes) -> None:
+            self.kernel = kernel
+
+    first, second = Compiled(b"one"), Compiled(b"two")
+    found = [kernel_trace._compiled_hash(compiled) for compiled in (first, first, second, first)]
+    assert found == ["hash 1", "hash 1", "hash 2", "hash 1"]
+    assert hashed == [b"one", b"two"]
 
 
 def test_a_binary_that_is_no_elf_file_is_hashed_whole() -> None:
