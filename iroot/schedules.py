@@ -316,9 +316,10 @@ def schedule_for(design: Design, *, target: float, min_cushion: float = 0.0) -> 
         )
     count, smallest = len(shortest.steps), min(min_cushion, LARGEST_CUSHION)
     while True:
-        # A wider cushion never ends at a smaller error: where the smallest fails so does every other.
-        if count >= MAX_STEPS or _reaches(plain, smallest, target, count):
-            found = _largest_cushion(plain, smallest, target, count)
+        # A wider cushion never ends at a smaller error: where the smallest fails so does every wider one.
+        known = smallest if _reaches(plain, smallest, target, count) else 0.0
+        if known >= smallest or count >= MAX_STEPS:
+            found = _largest_cushion(plain, known, target, count)
             if found >= smallest or count >= MAX_STEPS:
                 return compose(replace(plain, cushion=found), target=target, max_steps=count)
         count += 1
