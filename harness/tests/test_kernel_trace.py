@@ -187,7 +187,12 @@ def test_the_hash_of_a_binary_is_of_its_code_alone(tmp_path: Path) -> None:
 
 def test_a_compiled_kernel_is_hashed_once_for_all_its_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[bytes] = []
-    monkeypatch.setattr(kernel_trace, "binary_hash", lambda binary: hashed.append(binary) or f"hash {len(hashed)}")
+
+    def numbered(binary: bytes) -> str:
+        hashed.append(binary)
+        return f"hash {len(hashed)}"
+
+    monkeypatch.setattr(kernel_trace, "binary_hash", numbered)
 
     class Compiled:
         def __init__(self, kernel: bytes) -> None:
