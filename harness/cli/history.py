@@ -94,18 +94,19 @@ def _wanted(case: str | None) -> Callable[[PlannedCase], bool]:
 
 
 def _print(found: tuple[Series, ...], newest: RunRecord, runs: int) -> None:
-    from rich.markup import escape
+    from rich.padding import Padding
 
-    from harness.cli.tables import plain_table
+    from harness.cli.tables import CASE_SEPARATORS, Breakable, plain_table
     from harness.report import history as view
 
-    table = plain_table("case", "runs", "newest", "history", "changes", folding=("case", "changes"))
+    table = plain_table("case", "runs", "newest", "history", folding=("case", "history"))
     for series in found:
-        changes = "\n".join(view.change_text(change) for change in series.changes)
         newest_value = view.value_text(series, series.points[-1].value)
-        table.add_row(
-            escape(series.case_id), str(len(series.points)), newest_value, view.sparkline(series), escape(changes)
-        )
+        case = Breakable(series.case_id, CASE_SEPARATORS)
+        table.add_row(case, str(len(series.points)), newest_value, view.sparkline(series))
+        for change in series.changes:  # below the case: beside it 80 columns have no room
+            told = Breakable(view.change_text(change), " ", widest=len(series.case_id) - 2)
+            table.add_row(Padding(told, (0, 0, 0, 2)))
     counted = f"{runs} run{'' if runs == 1 else 's'}"
     console().print(f"{newest.manifest} on {newest.machine.machine_class}, {counted}", markup=False)
     console().print(table)

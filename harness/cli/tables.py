@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import textwrap
 from collections.abc import Collection, Mapping
@@ -15,27 +16,38 @@ from rich.text import Text
 from harness.records import CaseSummary, RunRecord, RunSummary
 from harness.report import format as text
 
+CASE_SEPARATORS = "/,"
+"""Where case ids break: between their parts, and between options."""
+
 REMARKS_WIDTH = 24
 """Of what stands below a run: the names of imported runs may be too short to set words under them."""
 
 
 class Breakable:
-    """An identifier that a narrow terminal breaks after its separators instead of within its words."""
+    """An identifier that a narrow terminal breaks after its separators instead of within its words.
 
-    def __init__(self, identifier: str, separator: str) -> None:
-        self._parts = [part + separator for part in identifier.split(separator)]
-        self._parts[-1] = self._parts[-1].removesuffix(separator)
+    Args:
+        separators: characters; a line may end after any of them.
+        widest: columns that it asks for at most, however long it is; None: all it can fill.
+    """
+
+    def __init__(self, identifier: str, separators: str, *, widest: int | None = None) -> None:
+        self._parts = re.findall(
+            f"[^{re.escape(separators)}]*[{re.escape(separators)}]|[^{re.escape(separators)}]+", identifier
+        )
+        self._widest = widest
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        return Measurement(max(map(len, self._parts)), sum(map(len, self._parts)))
+        least, most = max(map(len, self._parts)), sum(map(len, self._parts))
+        return Measurement(least, max(least, min(most, self._widest or most)))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         lines = [""]
         for part in self._parts:
-            if lines[-1] and len(lines[-1]) + len(part) > options.max_width:
+            if lines[-1] and len(lines[-1]) + len(part.rstrip()) > options.max_width:
                 lines.append("")
             lines[-1] += part
-        yield Text("\n".join(lines), overflow="fold")
+        yield Text("\n".join(line.rstrip() for line in lines), overflow="fold")
 
 
 def plain_table(*headers: str, folding: Collection[str]) -> Table:
@@ -105,7 +117,7 @@ def cases_table(summary: RunSummary) -> Table:
         medians = list(case.launch_medians_s.values())
         typical = statistics.geometric_mean(medians) if medians else None
         table.add_row(
-            Breakable(case_id, "/"),
+            Breakable(case_id, CASE_SEPARATORS),
             escape(_outcome(case)),
             text.seconds(typical),
             text.percent(_spread(medians)),

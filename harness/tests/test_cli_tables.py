@@ -33,6 +33,11 @@ def test_an_identifier_is_broken_after_its_separators(width: int, expected: list
     assert printed(Breakable(CASE_ID, "/"), width) == expected
 
 
+def test_options_are_broken_after_commas() -> None:
+    identifier = "polar/aol(coefficients=turbo_muon,steps=5)/bf16"
+    assert printed(Breakable(identifier, "/,"), 33) == ["polar/", "aol(coefficients=turbo_muon,", "steps=5)/bf16"]
+
+
 def test_a_run_in_80_columns_breaks_no_word() -> None:
     lines = printed(cases_table(planted.run_summary(planted.every_outcome()[:6])), 80)
     assert max(map(len, lines)) <= 80

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -10,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
-from harness.cli.history import _wanted, history
+from harness.cli.history import _print, _wanted, history
 from harness.errors import UsageError
 from harness.history import Series, change_points, histories
 from harness.records import Mode, Outcome, PlannedCase, RunStatus, RunSummary, SourceIdentity
@@ -185,10 +187,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store.path
 
 
-def _call(store: Path, *arguments: object) -> str:
+def _call(store: Path, *arguments: object, columns: int = 200) -> str:
     app = typer.Typer()
     app.command("history")(history)
-    result = CliRunner().invoke(app, [*map(str, arguments), "--store", str(store)], env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, [*map(str, arguments), "--store", str(store)], env={"COLUMNS": str(columns)})
     if result.exception is not None:
         raise result.exception
     return result.stdout
@@ -211,6 +213,24 @@ def test_history_for_people(store: Path, tmp_path: Path) -> None:
     assert "× 1.200 from" in text
     assert SECOND not in text
     assert (tmp_path / "h.png").is_file()
+
+
+def test_history_in_80_columns_breaks_no_word(store: Path) -> None:
+    lines = _call(store, columns=80).splitlines()
+    assert max(map(len, lines)) <= 80
+    starts = [line.split("  ")[0] for line in lines[2:]]  # what stands in the column of cases
+    words = " ".join(line.strip().split("  ")[0] for line in lines[2:])
+    assert all(start.endswith(("/", "graph")) for start in starts if start)
+    assert f"× 1.200 from {make.make_run(number=4).run_id} (revision {'4' * 9}; before: {'3' * 9})" in words
+
+
+def test_a_long_history_in_80_columns_leaves_the_case_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    (first, _), out = histories([_summary(n) for n in range(1, 60)], _every), io.StringIO()
+    monkeypatch.setattr("harness.cli.history.console", lambda: Console(file=out, width=80, highlight=False))
+    _print((first,), _summary(1).run, 59)
+    lines = out.getvalue().splitlines()[2:]
+    assert max(map(len, lines)) <= 80
+    assert all(line.split()[0].endswith(("/", "graph")) for line in lines if not line.startswith(" "))
 
 
 @pytest.mark.parametrize(
