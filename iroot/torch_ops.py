@@ -6,6 +6,7 @@ Every class fills in one hook, `_multiply_add`; the symmetric products are full 
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,6 +23,8 @@ _NO_REDUCED_PRECISION = (
     "allow_bf16_reduced_precision_reduction",
     "allow_fp16_accumulation",
 )
+_SWITCHES = threading.RLock()
+"""Held while the process-wide switches are set: two threads would undo each other's, and the last one's would stay."""
 
 
 class TorchOps(ABC):
@@ -40,9 +43,10 @@ class TorchOps(ABC):
     def arithmetic(self) -> Iterator[None]:
         """Set the process-wide matmul switches for this precision, and restore the caller's on exit.
 
-        TF32 is on for `tf32` alone; 16-bit products accumulate in float32 throughout.
+        TF32 is on for `tf32` alone; 16-bit products accumulate in float32 throughout. Other threads wait meanwhile, for
+        the time that the products take to be launched.
         """
-        with ExitStack() as stack:
+        with _SWITCHES, ExitStack() as stack:
             for name in _NO_REDUCED_PRECISION:
                 stack.enter_context(_switch(name, False))
             stack.enter_context(_float32_products("tf32" if self.precision.name == "tf32" else "ieee"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -255,6 +256,28 @@ def test_an_error_restores_the_switches() -> None:
     before = float32_mode()
     with pytest.raises(ZeroDivisionError), FloatingOps(get_precision("tf32"), CPU).arithmetic():
         raise ZeroDivisionError
+    assert float32_mode() == before
+
+
+def test_the_switches_of_one_thread_are_not_those_of_another() -> None:
+    """They are the process's: left to themselves, whoever leaves first undoes the other's, and the last one's stay."""
+    before, seen = float32_mode(), []
+
+    def other() -> None:
+        with FloatingOps(get_precision("fp32"), CPU).arithmetic():
+            seen.append(float32_mode())
+
+    thread = threading.Thread(target=other)
+    with FloatingOps(get_precision("tf32"), CPU).arithmetic():
+        inside = float32_mode()
+        thread.start()
+        thread.join(0.2)
+        assert (float32_mode(), seen) == (inside, [])
+        with FloatingOps(get_precision("fp32"), CPU).arithmetic():  # the same thread may nest them
+            assert float32_mode() != inside
+        assert float32_mode() == inside
+    thread.join()
+    assert seen in (["ieee"], [False])
     assert float32_mode() == before
 
 
