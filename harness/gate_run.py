@@ -6,17 +6,19 @@ confirm what it suggested in the first part.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import iroot
 from harness import environment
 from harness.arm_plan import plan_arms
 from harness.arms import Arm
 from harness.compare import compare
-from harness.errors import MeasurementError
+from harness.errors import MeasurementError, UsageError
 from harness.gate import Evidence, GateResult, GateRules, judge, route, suspects, with_quality_of
 from harness.judge.problems import PROBLEMS
 from harness.launcher import Observer
@@ -27,7 +29,7 @@ from harness.runner import RunRequest, run_sweep
 from harness.store import Store
 from harness.waivers import Waiver
 from iroot.errors import UnknownNameError
-from iroot.registry import TASKS, Workload, get_method
+from iroot.registry import TASKS, Workload, get_method, methods
 
 if TYPE_CHECKING:
     from harness.manifest import DeviceKind, Manifest
@@ -93,11 +95,12 @@ def run_screen(request: GateRequest, *, observer: Observer) -> GateResult:
     """A plain run against the official baseline; with `base`, what it leaves open is measured again in pairs.
 
     Raises:
-        UsageError: there is no official baseline of this machine and manifest.
+        UsageError: there is no official baseline of this machine and manifest, or the candidate changes a control.
         UnlikeMachinesError: the baseline comes from unlike hardware.
         MeasurementError: as `run_gate`.
     """
     require_fit(request.device)
+    require_own_controls(request.candidate)
     _, cases = plan_arms(
         request.candidate,
         request.candidate,
@@ -221,6 +224,24 @@ def require_fit(device: str) -> None:
     errors = [finding.text for finding in environment.fitness(device) if finding.level == "error"]
     if errors:
         raise MeasurementError(f"{device} is not fit for a gate: {'; '.join(errors)}")
+
+
+def require_own_controls(candidate: Arm) -> None:
+    """Refuse to screen a library whose control kernels are not this program's: a slower one would excuse slower cases.
+
+    Pairs are not corrected by controls: there a change of them is a change like any other.
+    """
+    root = Path(iroot.__file__).parent
+    for spec in methods():
+        own = Path(inspect.getfile(spec.function))
+        if spec.role != "control" or root not in own.parents:
+            continue
+        theirs = candidate.library / "iroot" / own.relative_to(root)
+        if not theirs.is_file() or theirs.read_bytes() != own.read_bytes():
+            raise UsageError(
+                f"{candidate.label} changes the control kernel {spec.name} ({theirs.name}), by which a screen corrects "
+                "every ratio; gate it in pairs with BASE, without --screen"
+            )
 
 
 def require_alone(store: Store, run_id: str) -> None:

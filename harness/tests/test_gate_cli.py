@@ -152,6 +152,18 @@ class TestScreen:
         alone = run_screen(request(tmp_path, base=None), observer=recorder)
         assert alone.exit_code == 1
 
+    @pytest.mark.usefixtures("baseline")
+    def test_a_change_of_a_control_kernel_cannot_excuse_slower_cases(self, tmp_path: Path) -> None:
+        slowed = library(tmp_path / "slowed", "")
+        control = slowed / "iroot" / "methods" / "device_copy.py"
+        control.write_text(control.read_text().replace(".clone()", ".clone().clone()"))
+        recorder = Recorder()
+        with pytest.raises(
+            UsageError, match=r"changes the control kernel device_copy \(device_copy.py\), .* without --s"
+        ):
+            run_screen(request(tmp_path, base=None, candidate=str(slowed)), observer=recorder)
+        assert recorder.launches == []
+
 
 @pytest.mark.usefixtures("planted")
 class TestRefusals:
