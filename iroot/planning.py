@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from iroot import tiers
-from iroot.costs import is_graded, seconds
+from iroot.costs import FUSED_CAPABILITY, is_graded, seconds
 from iroot.errors import InvalidInputError, UnsupportedError
 from iroot.precision import get_precision, unsupported_reason
 from iroot.registry import MethodSpec, Workload, get_method
@@ -65,6 +65,11 @@ class Demand:
     def asked_capability(self) -> tuple[int, int]:
         """`capability`, or that of the CUDA device."""
         return self.capability or torch.cuda.get_device_capability(self.device)
+
+    @property
+    def exact_trace(self) -> bool:
+        """Whether graded products keep their trace: in fused kernels, and on a CPU, whose sums are not cut."""
+        return self.device.type == "cpu" or self.asked_capability() >= FUSED_CAPABILITY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +187,7 @@ def _choice(spec: MethodSpec, precision: str, demand: Demand) -> Choice | None:
         if options is None:
             polar = demand.task == "polar"
             options = _polar_options(spec, workload, demand.rtol) if polar else _options(spec, workload, demand)
-        stated = _stated(spec, workload, options)
+        stated = _stated(spec, workload, options, exact_trace=demand.exact_trace)
     except (UnsupportedError, InvalidInputError):
         if demand.method != "auto":
             raise
@@ -193,7 +198,7 @@ def _choice(spec: MethodSpec, precision: str, demand: Demand) -> Choice | None:
 def _options(spec: MethodSpec, workload: Workload, demand: Demand) -> Any:
     """The defaults, with the schedule's target from rtol."""
     if is_graded(spec, workload.precision) and spec.name != "hybrid":
-        graded = _graded_options(spec, workload, demand.rtol)
+        graded = _graded_options(spec, workload, demand)
         if graded is not None:
             return graded
     known = {field.name for field in fields(spec.options)}
@@ -211,12 +216,12 @@ def _options(spec: MethodSpec, workload: Workload, demand: Demand) -> Any:
     return spec.make_options(values)
 
 
-def _graded_options(spec: MethodSpec, workload: Workload, rtol: float) -> Any:
+def _graded_options(spec: MethodSpec, workload: Workload, demand: Demand) -> Any:
     """The fewest steps that keep rtol, and of those the most careful schedule; None beyond the tier."""
     assert spec.steps is not None
     variants = [
         spec.make_options({"target": target, "min_cushion": cushion})
-        for target, cushion in tiers.graded_variants(spec, workload, rtol)
+        for target, cushion in tiers.graded_variants(spec, workload, demand.rtol, exact_trace=demand.exact_trace)
     ]
     if not variants:
         return None
@@ -225,11 +230,11 @@ def _graded_options(spec: MethodSpec, workload: Workload, rtol: float) -> Any:
     return next(options for options in variants if spec.steps(workload, options) <= fewest)
 
 
-def _stated(spec: MethodSpec, workload: Workload, options: Any) -> float | None:
+def _stated(spec: MethodSpec, workload: Workload, options: Any, *, exact_trace: bool) -> float | None:
     if spec.task == "polar":
         return polar_orthogonality(spec, workload, options)
     if tiers.has_tier(spec, workload, options):
-        return tiers.graded_error(spec, workload, options)
+        return tiers.graded_error(spec, workload, options, exact_trace=exact_trace)
     base = workload.precision.removesuffix("_emulated")
     if spec.name == "coupled_pe" and spec.task != "solve":
         if get_precision(workload.precision).words == 2:

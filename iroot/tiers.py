@@ -35,9 +35,10 @@ class Tier:
     same, and for `hybrid` up to 1.6 and 4.8 at kappa 1e4 (CPU emulation, 2026-11).
 
     Attributes:
-        error: kept up to condition number `kappa`; it grows as kappa^growth from there to `largest_kappa`, and nothing
-            is kept beyond.
+        error: kept up to condition number `kappa`; it grows as kappa^growth from there to `largest_kappa`.
         easy_kappa: three quarters of `error` are kept up to here.
+        far_kappa: from `largest_kappa` to here `far_error` (kappa / far_kappa)^1.05 p^-0.85 are kept by sums whose
+            trace is exact, and nothing beyond.
     """
 
     error: float
@@ -45,23 +46,45 @@ class Tier:
     largest_kappa: float
     easy_kappa: float = 0.0
     growth: float = 0.6
+    far_kappa: float = 0.0
+    far_error: float = 0.0
+
+    def is_far(self, lower: float) -> bool:
+        """Whether a bound is beyond `largest_kappa`."""
+        return 1.0 / lower > self.largest_kappa * (1.0 + 1e-9)
 
     def at(self, lower: float, n: int) -> float | None:
-        """The error at this bound and size, None beyond the tier.
+        """The error at this bound and size, None where it is far.
 
         Tensor cores truncate their sums; promoted every 256 or 512 columns they do not grow with n up to 2048: float16,
         kappa 1e4, p = 2, log-spaced: 6.7e-4 at n = 512, 7.0e-4 at 1024, 7.1e-4 at 2048, 7.5e-4 at 4096 (H100, 2026-11).
         """
-        kappa = 1.0 / lower
-        if kappa > self.largest_kappa * (1.0 + 1e-9):
+        if self.is_far(lower):
             return None
+        kappa = 1.0 / lower
         error = self.error * (0.75 if kappa <= self.easy_kappa else 1.0)
         return error * math.pow(max(1.0, kappa / self.kappa), self.growth) * math.pow(max(1.0, n / 2048.0), 0.25)
+
+    def far(self, lower: float, n: int, p: int) -> float | None:
+        """The error at a bound beyond `largest_kappa` where sums have an exact trace, None beyond `far_kappa`.
+
+        Half of the eigenvalues small, sums cut every 512 columns as tensor cores cut theirs, with the exact trace, n =
+        512: 8.3e-2, 4.2e-2, 2.9e-2, 2.4e-2 and 1.2e-2 for p = 1, 2, 3, 4, 8 at kappa 1e6; 1.64e-2, 9.0e-3, 4.3e-3 and
+        2.7e-3 for p = 1, 2, 4, 8 at 2e5. The model is on the safe side: log-spaced, p = 2, kappa 1e6: 1.2e-2, and
+        4.6e-3 on an H100, 3.8e-3 at n = 1024 (CPU emulation and H100, 2026-11).
+        """
+        kappa = 1.0 / lower
+        if kappa > self.far_kappa:
+            return None
+        at_one = self.far_error * math.pow(kappa / self.far_kappa, 1.05) * math.pow(max(1.0, n / 2048.0), 0.25)
+        return at_one * math.pow(p, -0.85)
 
 
 TIERS = {
     ("graded_pe", "bf16"): Tier(error=8e-3, kappa=1e3, largest_kappa=1e4),
-    ("graded_pe", "fp16"): Tier(error=1e-3, kappa=1.2e4, largest_kappa=1e5, easy_kappa=1.1e3, growth=0.65),
+    ("graded_pe", "fp16"): Tier(
+        error=1e-3, kappa=1.2e4, largest_kappa=1e5, easy_kappa=1.1e3, growth=0.65, far_kappa=1.2e6, far_error=0.109
+    ),
     ("hybrid", "bf16"): Tier(error=2.4e-2, kappa=1e3, largest_kappa=1e4),
     ("hybrid", "fp16"): Tier(error=2e-3, kappa=8e3, largest_kappa=1e5),
 }
@@ -108,22 +131,28 @@ _ROOM_USED = 0.95
 """Of what rounding leaves of rtol, by the schedule."""
 
 
-def graded_variants(spec: MethodSpec, workload: Workload, rtol: float) -> Iterator[tuple[float, float]]:
-    """Targets and least cushions of graded schedules that keep rtol, the most careful first; none beyond the tier."""
-    kept = tier_error(spec, workload)
+def graded_variants(
+    spec: MethodSpec, workload: Workload, rtol: float, *, exact_trace: bool
+) -> Iterator[tuple[float, float]]:
+    """Targets and least cushions of graded schedules that keep rtol, the most careful first; none beyond the tier.
+
+    Args:
+        exact_trace: of sums, as the fused kernels' and a CPU's.
+    """
+    kept = _kept(spec, workload, exact_trace=exact_trace)
     if kept is None:
         return
     formed = _formed_rounding(spec, workload)
-    for care in CARES:
+    for care in _cares(spec, workload):
         room = rtol - formed - care.rounding * kept
         target = max(SCHEDULE_SHARE * rtol, _ROOM_USED * room)
         if care is CARES[0] or target <= room:
             yield target, care.cushion * graded_cushion(workload)
 
 
-def graded_error(spec: MethodSpec, workload: Workload, options: Any) -> float | None:
+def graded_error(spec: MethodSpec, workload: Workload, options: Any, *, exact_trace: bool) -> float | None:
     """What a graded iteration with these options, which may be the caller's, keeps; None beyond what was seen."""
-    kept, care = tier_error(spec, workload), _care(spec, workload, options)
+    kept, care = _kept(spec, workload, exact_trace=exact_trace), _care(spec, workload, options)
     if kept is None or care is None:
         return None
     # The tier was measured with its share for the schedule: a coarser target adds to it.
@@ -136,11 +165,15 @@ def has_tier(spec: MethodSpec, workload: Workload, options: Any) -> bool:
     return _tier(spec, workload) is not None and _care(spec, workload, options) is not None
 
 
-def tier_error(spec: MethodSpec, workload: Workload) -> float | None:
-    """Of the most careful schedule, None without a tier or beyond it."""
+def _kept(spec: MethodSpec, workload: Workload, *, exact_trace: bool) -> float | None:
+    """By the most careful schedule, None without a tier or beyond it."""
     tier = _tier(spec, workload)
     assert workload.lower is not None
-    return None if tier is None else tier.at(workload.lower, workload.n)
+    assert workload.p is not None
+    if tier is None:
+        return None
+    near = tier.at(workload.lower, workload.n)
+    return near if near is not None or not exact_trace else tier.far(workload.lower, workload.n, workload.p)
 
 
 def graded_cushion(workload: Workload) -> float:
@@ -153,16 +186,22 @@ def _tier(spec: MethodSpec, workload: Workload) -> Tier | None:
     return TIERS.get((name, workload.precision.removesuffix("_emulated")))
 
 
+def _cares(spec: MethodSpec, workload: Workload) -> tuple[Care, ...]:
+    """Those that were measured: of `hybrid`, whose polynomial rounds too, and far bounds only the most careful one."""
+    tier = _tier(spec, workload)
+    assert workload.lower is not None
+    return CARES[:1] if spec.name == "hybrid" or tier is None or tier.is_far(workload.lower) else CARES
+
+
 def _care(spec: MethodSpec, workload: Workload, options: Any) -> Care | None:
-    """The most careful one that the options reach; of `hybrid`, whose polynomial rounds too, only that."""
+    """The most careful one that the options reach."""
     if spec.name == "dense" and (options.inner is not None or options.target is None):
         return None
     if options.min_cushion is None:
         return None
-    cares = CARES[:1] if spec.name == "hybrid" else CARES
     # A quotient of decimals may end one bit below its share.
     share = options.min_cushion / graded_cushion(workload) * (1.0 + 1e-9)
-    return next((care for care in cares if share >= care.cushion), None)
+    return next((care for care in _cares(spec, workload) if share >= care.cushion), None)
 
 
 def _formed_rounding(spec: MethodSpec, workload: Workload) -> float:
