@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import Literal
 
 from harness.bisect import Answer
 from harness.errors import ExitCode
 from harness.records import CaseVerdict, Record
+
+MAX_THRESHOLD = 0.99
+"""Of `--threshold`, as of manifests."""
 
 
 class Symptom(StrEnum):
@@ -63,6 +67,20 @@ class BisectResult(Record):
     def first_bad(self) -> Suspect | None:
         """The first bad revision, or None."""
         return self.suspects[0] if self.outcome == "found" else None
+
+    @property
+    def easier_threshold(self) -> float | None:
+        """A threshold that what was left undecided would need fewer pairs for; None where the case's own will do.
+
+        Half way to the surely known slowdown of BAD, on the log scale, if that is more than twice the threshold used.
+        A slowdown in several steps is then found where it passes half way.
+        """
+        undecided = any(trial.answer is Answer.UNDECIDED for trial in self.trials)
+        bad = self.trials[0].row if self.trials else None
+        if self.symptom is not Symptom.SLOWER or not undecided or bad is None or bad.low is None or bad.tau is None:
+            return None
+        half = min(math.sqrt(bad.low) - 1, MAX_THRESHOLD)
+        return half if half > 2 * bad.tau else None
 
     @property
     def exit_code(self) -> ExitCode:

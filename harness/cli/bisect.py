@@ -187,7 +187,9 @@ def _conclusion(result: BisectResult) -> list[str]:
             return [f"{result.symptom} since {suspects[0]}"]
         case "narrowed":
             head = f"{result.symptom} since one of these {len(suspects)}; all but the last could not be decided:"
-            return [head, *(f"  {each}" for each in suspects)]
+            easier = result.easier_threshold
+            more = [] if easier is None else [f"--threshold {easier:.2g} would need fewer pairs: BAD is slower by far"]
+            return [head, *(f"  {each}" for each in suspects), *more]
         case "not_worse":
             return [f"{worse.format('not worse')}: there is nothing to search"]
         case "undecided":

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from harness.bisect import Answer, Effort
-from harness.bisect_result import BisectResult, Ending, Suspect, Symptom
+from harness.bisect_result import BisectResult, Ending, Suspect, Symptom, Trial
 from harness.bisect_run import BisectRequest, _Compared, _only_case
 from harness.cli import main
+from harness.cli.bisect import _conclusion
 from harness.errors import ExitCode, UsageError
 from harness.launcher import LaunchRequest, Observer
 from harness.manifest import parse_manifest
@@ -18,6 +19,7 @@ from harness.paired import PairedRuns
 from harness.quality import Accuracy
 from harness.records import CaseVerdict, Outcome, RunStatus
 from harness.revisions import Commit
+from harness.standby import Standby
 from harness.store import Store
 from harness.sweep import plan
 from harness.tests.factories import make_run
@@ -78,8 +80,8 @@ def state(checkout: Path) -> list[str]:
 class Interrupted(InProcessLauncher):
     """Ctrl-C at the first timed launch of the third commit's library."""
 
-    def __init__(self, request: LaunchRequest, observer: Observer) -> None:
-        super().__init__(request, observer)
+    def __init__(self, request: LaunchRequest, observer: Observer, workers: Standby) -> None:
+        super().__init__(request, observer, workers)
         self._interrupts = (request.arm.library / "iroot" / "PLANTED").read_text() == HISTORY[3] and request.launch == 1
 
     def run(self) -> None:
@@ -232,6 +234,38 @@ class TestSymptoms:
     def test_a_case_that_good_itself_fails_is_not_worse(self) -> None:
         found = compared(judge(Side(), Side(outcome=Outcome.FAILED)), None)
         assert found.shows(Symptom.SLOWER) is Answer.GOOD
+
+    @pytest.mark.parametrize(
+        ("slowdown", "answer", "expected"),
+        [
+            (3.0, Answer.UNDECIDED, 3**0.5 - 1),
+            (9.0, Answer.UNDECIDED, 0.99),
+            (1.05, Answer.UNDECIDED, None),
+            (3.0, Answer.SKIP, None),
+        ],
+    )
+    def test_a_large_slowdown_suggests_a_larger_threshold_for_what_is_open(
+        self, slowdown: float, answer: Answer, expected: float | None
+    ) -> None:
+        bad = Trial(revision="b", subject="b", answer=Answer.BAD, row=judge(Side(time=slowdown), Side(noise=0.002)))
+        between = Trial(revision="m", subject="m", answer=answer)
+        suspects = (Suspect(revision="m", subject="m"), Suspect(revision="b", subject="b"))
+        result = BisectResult(
+            outcome="narrowed",
+            case_id=CASE_ID,
+            good="g",
+            bad="b",
+            symptom=Symptom.SLOWER,
+            trials=(bad, between),
+            suspects=suspects,
+        )
+        assert result.easier_threshold == (None if expected is None else pytest.approx(expected, rel=0.02))
+        told = [line for line in _conclusion(result) if line.startswith("--threshold")]
+        assert told == (
+            []
+            if result.easier_threshold is None
+            else [f"--threshold {result.easier_threshold:.2g} would need fewer pairs: BAD is slower by far"]
+        )
 
     @pytest.mark.parametrize(
         ("outcome", "code"),
