@@ -46,12 +46,18 @@ roots float32 coupled Newton, the honest recipe of today's Shampoo; on products 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodFacts:
-    """What the registry says of one case's method. `flops`: of one call, symmetric products counted half."""
+    """What the registry says of one case's method.
+
+    Attributes:
+        flops: of one call, symmetric products counted half.
+        bytes_moved: least device memory traffic of one call: inputs read, results written, once each.
+    """
 
     role: str
     summary: str
     citation: str
     flops: float | None
+    bytes_moved: float | None
 
 
 Catalog = Callable[[Case], MethodFacts | None]
@@ -78,11 +84,15 @@ def registry_facts(case: Case) -> MethodFacts | None:
         p=case.p,
         lower=lower,
     )
+    flops: float | None
+    bytes_moved: float | None
     try:
-        flops = spec.flops(workload, options)
+        flops, bytes_moved = spec.flops(workload, options), spec.bytes_moved(workload, options)
     except IrootError:
-        flops = None  # the method refuses the case, e.g. Chebyshev's degree is beyond its limit
-    return MethodFacts(role=spec.role, summary=spec.summary, citation=spec.citation, flops=flops)
+        flops = bytes_moved = None  # the method refuses the case, e.g. Chebyshev's degree is beyond its limit
+    return MethodFacts(
+        role=spec.role, summary=spec.summary, citation=spec.citation, flops=flops, bytes_moved=bytes_moved
+    )
 
 
 def _known_lower(case: Case) -> float | None:

@@ -17,6 +17,7 @@ from harness.records import Comparison, RunRecord, RunSummary
 from harness.report import by_kappa, notes, tables
 from harness.report import format as text
 from harness.report.catalog import Catalog, is_opponent, registry_facts, task_formula
+from harness.report.roofline import peaks_line
 from harness.report.tables import Column, Table, build
 from harness.report.verdicts import ComparisonView, comparison_view
 from harness.report.view import RunView, grouped, run_view
@@ -60,6 +61,7 @@ def render_run(
         "timing_contract": notes.timing_contract(view),
         "share_line": notes.share_line(view),
         "opponents": _opponents(view),
+        "roofline": peaks_line(run.machine.model),
         "identity_table": _identity_table(summary),
         "method_table": _method_table(view),
         "fence": text.fence(run.manifest_toml),

@@ -127,6 +127,7 @@ _RESULT_COLUMNS: tuple[Column[_Shown], ...] = (
     Column(title="vs fastest", cell=lambda s: text.relative(s.row.vs_fastest), optional=True),
     Column(title="vs opponent", cell=lambda s: text.relative(s.row.vs_opponent), optional=True),
     Column(title="TFLOP/s", cell=lambda s: text.tflops(s.row.tflops), optional=True),
+    Column(title="Of roofline", cell=lambda s: text.percent(s.row.roofline), optional=True),
     Column(title="Error (median)", cell=_median_error, optional=True),
     Column(title="Error (max)", cell=lambda s: _error_cell(s.row, lambda spread: spread.worst), optional=True),
     Column(title="Within target", cell=_meets, align="left", optional=True),

@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 
 from harness.records import Case, CaseSummary, Mode, Outcome, PlannedCase, Quality, RunSummary
 from harness.report.catalog import Catalog, MethodFacts, opponent_of, registry_facts, target_error
+from harness.report.roofline import share_of_roofline
 
 COLLAPSE_ABOVE = 40
 """Rows from which on a table is split or folded away."""
@@ -34,6 +35,7 @@ class ResultRow:
     Attributes:
         time_s: geometric mean of the launch medians, seconds per call.
         spread: standard deviation of the log launch medians, a fraction.
+        roofline: share of what the hardware allows, `harness.report.roofline`.
         vs_fastest: time over the shortest within the target error, same problem and mode; None where none is within.
         vs_opponent: time over that of the task's opponent, same problem and mode.
         residual, symmetry, orthogonality: medians over the problem seeds.
@@ -49,6 +51,7 @@ class ResultRow:
     time_s: float | None
     spread: float | None
     tflops: float | None
+    roofline: float | None
     error: ErrorSpread | None
     residual: float | None
     symmetry: float | None
@@ -185,7 +188,8 @@ def run_view(summary: RunSummary, *, catalog: Catalog = registry_facts) -> RunVi
             ),
         )
         for task, of_task in grouped(
-            [_result_row(case, catalog) for case in summary.cases.values()], lambda row: row.case.task
+            [_result_row(case, catalog, model=summary.run.machine.model) for case in summary.cases.values()],
+            lambda row: row.case.task,
         )
     )
     choices = [
@@ -250,7 +254,7 @@ def hierarchical(rows: Iterable[CaseRowT]) -> list[CaseRowT]:
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
-def _result_row(summary: CaseSummary, catalog: Catalog) -> ResultRow:
+def _result_row(summary: CaseSummary, catalog: Catalog, *, model: str) -> ResultRow:
     case = summary.planned.case
     facts = catalog(case)
     ok = summary.outcome is Outcome.OK
@@ -268,6 +272,7 @@ def _result_row(summary: CaseSummary, catalog: Catalog) -> ResultRow:
         time_s=time_s,
         spread=statistics.stdev(logs) if len(logs) > 1 else None,
         tflops=flops / time_s / 1e12 if flops and time_s else None,
+        roofline=_roofline(case, facts, time_s, model=model),
         error=error,
         residual=_median(summary.quality, lambda quality: quality.residual),
         symmetry=_median(summary.quality, lambda quality: quality.symmetry),
@@ -278,6 +283,14 @@ def _result_row(summary: CaseSummary, catalog: Catalog) -> ResultRow:
         throttled=summary.throttled,
         target=target,
         meets_target=None if error is None or not ok else error.worst <= target,
+    )
+
+
+def _roofline(case: Case, facts: MethodFacts | None, time_s: float | None, *, model: str) -> float | None:
+    if facts is None or time_s is None:
+        return None
+    return share_of_roofline(
+        time_s, model=model, precision=case.precision, flops=facts.flops, bytes_moved=facts.bytes_moved
     )
 
 

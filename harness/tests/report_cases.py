@@ -42,6 +42,7 @@ def planted_facts(case: Case) -> MethodFacts | None:
         summary=f"{case.method} for the tests | planted",
         citation="A. Author 2026",
         flops=flops,
+        bytes_moved=None if case.task == "gemm" else 12.0 * case.batch * case.m * case.n,
     )
 
 
