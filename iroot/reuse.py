@@ -12,6 +12,7 @@ from torch import Tensor
 
 from iroot.calls import Call, Computed, Kind, account, beside_failures, find_bounds, run
 from iroot.errors import InvalidInputError
+from iroot.fitting import eps_scale, fitted
 from iroot.methods._gram import GramOptions
 from iroot.methods.cholesky import factorised
 from iroot.methods.gram_dual import middle, pushed_through
@@ -50,11 +51,13 @@ class Factor:
         source: the caller's matrix, kept so that no other can take its place in memory.
         version: its count of in-place changes.
         value: (..., n, n), for M (..., m, m), in float32 or float64.
+        scale: what the matrix was multiplied by, (..., 1, 1): of a float64 one brought into float32's range.
     """
 
     source: Tensor = field(repr=False)
     version: int
     value: Tensor = field(repr=False)
+    scale: Tensor | None = field(repr=False)
     plan: Plan
     bounds: Bounds
 
@@ -67,16 +70,23 @@ class Factor:
         return same_memory and A.device == mine.device and A._version == self.version
 
     def apply(self, B: Tensor, call: Call) -> Tensor:
-        """X B, L^(-T) L^(-1) B, or f(0) (B - G^T M G B / eps), in the factor's dtype."""
-        wide = B.to(self.value.dtype)
+        """X B, L^(-T) L^(-1) B, or f(0) (B - G^T M G B / eps), in the factor's dtype or, for float64, in that."""
+        assert call.workload.p is not None
+        if B.dtype != torch.float64 or self.value.dtype == torch.float64:
+            return self._applied(B.to(self.value.dtype), call)
+        columns = fitted(B)
+        factor = 1.0 / columns.scale if self.scale is None else self.scale ** (1.0 / call.workload.p) / columns.scale
+        return self._applied(columns.A, call).double() * factor
+
+    def _applied(self, B: Tensor, call: Call) -> Tensor:
         with _exact(self.value).arithmetic():
             if self.plan.method == "cholesky":
-                return torch.cholesky_solve(wide, self.value)
+                return torch.cholesky_solve(B, self.value)
             if self.plan.method == "dual":
                 assert call.workload.p is not None
                 G = self.source.to(self.value.dtype)
-                return pushed_through(G, wide, self.value @ (G @ wide), call.workload.p, call.damping.eps)
-            return self.value @ wide
+                return pushed_through(G, B, self.value @ (G @ B), call.workload.p, call.damping.eps)
+            return self.value @ B
 
 
 def run_reused(call: Call, kind: Kind, A: Tensor, B: Tensor, workspace: Workspace | None, check_finite: bool) -> Result:
@@ -107,9 +117,7 @@ def run_reused(call: Call, kind: Kind, A: Tensor, B: Tensor, workspace: Workspac
             if plan is None:
                 return run(replace(call, lower=bounds.lower), kind, A, B, workspace, False)
             if factor is None or not factor.serves(A):
-                factor = Factor(
-                    source=A, version=A._version, value=_form(call, kind, plan, A), plan=plan, bounds=bounds
-                )
+                factor = _form(call, kind, plan, A, bounds)
                 entry.factor = factor
         value = factor.apply(B, call).to(call.dtype)
     plan = factor.plan
@@ -127,6 +135,8 @@ def plan_factor(call: Call, bounds: Bounds) -> Plan | None:
         Demand(task=call.task, workload=asked, device=call.device, rtol=call.rtol, method="auto",
                precision=call.precision, options=None)
     )  # fmt: skip
+    if call.task == "gram_apply" and call.precision == "auto" and eps_scale(call.damping.eps) != 1.0:
+        call = replace(call, precision="fp64")  # the squares of G are not for float32
     plans = [_root_plan(call, asked)]
     if call.precision in ("auto", "fp32", "fp64"):
         if asked.p == 1:
@@ -192,29 +202,39 @@ def _exact_choice(call: Call, spec: MethodSpec, asked: Workload, options: object
     return Choice(spec=spec, precision=precision, options=options, workload=workload, stated=stated)
 
 
-def _form(call: Call, kind: Kind, plan: Plan, A: Tensor) -> Tensor:
+def _form(call: Call, kind: Kind, plan: Plan, A: Tensor, bounds: Bounds) -> Factor:
     """The factor of the damped matrix; NaN where a Cholesky factor does not exist: the termination says why."""
     assert kind.form is not None
     dtype = torch.float64 if plan.precision == "fp64" else torch.float32
     ops = make_ops(plan.precision, call.device)
+    unmade = Factor(source=A, version=A._version, value=A, scale=None, plan=plan, bounds=bounds)
     if plan.method == "dual":
         with ops.arithmetic():
-            return _middle(call, plan, A.to(dtype), ops)
-    with _exact(torch.empty(0, dtype=dtype, device=call.device)).arithmetic():
-        matrix = kind.form(call, A, dtype)
+            return replace(unmade, value=_middle(call, plan, A.to(dtype), ops))
+    wide = torch.promote_types(dtype, call.dtype)
+    with _exact(torch.empty(0, dtype=wide, device=call.device)).arithmetic():
+        matrix = kind.form(call, A, wide)
+    if wide != dtype:
+        scaled = fitted(matrix)
+        matrix, unmade = scaled.A, replace(unmade, scale=scaled.scale)
     with ops.arithmetic():
-        if plan.method == "cholesky":
-            return factorised(matrix)
-        spec = get_method("inverse_root", plan.method)
-        posed = Operands(A=matrix, p=call.workload.p, lower=plan.workload.lower)
+        return replace(unmade, value=_factorised(call, plan, matrix, ops))
 
-        def attempt(A: Tensor) -> Tensor:
-            return spec.function(replace(posed, A=A), ops, plan.options)
 
-        try:
-            return attempt(matrix)
-        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-            return beside_failures(attempt, matrix, matrix.shape, matrix.dtype)
+def _factorised(call: Call, plan: Plan, matrix: Tensor, ops: Ops) -> Tensor:
+    """L or X."""
+    if plan.method == "cholesky":
+        return factorised(matrix)
+    spec = get_method("inverse_root", plan.method)
+    posed = Operands(A=matrix, p=call.workload.p, lower=plan.workload.lower)
+
+    def attempt(A: Tensor) -> Tensor:
+        return spec.function(replace(posed, A=A), ops, plan.options)
+
+    try:
+        return attempt(matrix)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        return beside_failures(attempt, matrix, matrix.shape, matrix.dtype)
 
 
 def _middle(call: Call, plan: Plan, G: Tensor, ops: Ops) -> Tensor:

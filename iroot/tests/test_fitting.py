@@ -102,6 +102,27 @@ def test_squares_of_a_damped_gram_matrix_stay_in_range(size: float, dtype: torch
     assert result.termination is Termination.CONVERGED
 
 
+@pytest.mark.parametrize("p", [1, 2])
+@pytest.mark.parametrize("size", [1e-60, 1e60])
+def test_a_kept_factor_of_float64_is_scaled_too(size: float, p: int) -> None:
+    workspace, A = Workspace(), M * size
+    for columns in (COLUMNS, COLUMNS * size):
+        result = iroot.solve_spd(A, columns, p, lower=0.03, reuse=100, workspace=workspace)
+        assert (result.precision, result.method) == ("fp32", "cholesky" if p == 1 else "coupled_pe")
+        expected = exact(M, p) @ columns * size ** (-1 / p)
+        assert distance(result.value / expected.abs().max(), expected / expected.abs().max()) <= result.rtol
+
+
+@pytest.mark.parametrize(("p", "size"), [(1, 1e-15), (1, 1e15), (2, 1e-25), (2, 1e25)])
+def test_a_kept_factor_of_a_gram_matrix_holds_its_squares(p: int, size: float) -> None:
+    for wide in (G, G.mT):
+        H, columns = (wide * size).float(), torch.ones(wide.shape[1], 2)
+        result = iroot.solve_gram_spd(H, columns, p, eps=size * size, reuse=100, workspace=Workspace())
+        expected = exact(wide.mT @ wide, p, 1.0) @ columns.double()
+        assert distance(result.value.double() * size ** (2 / p), expected) <= result.rtol
+        assert (result.precision, result.termination) == ("fp64", Termination.CONVERGED)
+
+
 RECORDED: dict[str, Callable[[float, Workspace | None], Result]] = {
     "root": lambda s, w: iroot.inverse_root(M * s, 3, lower=0.03, workspace=w),
     "apply": lambda s, w: iroot.solve_spd(M * s, COLUMNS, 3, lower=0.03, workspace=w),
