@@ -98,7 +98,11 @@ def compare(
         control_ratios=rules.shift.ratios if rules.shift else {},
         control_correction=rules.shift.ratio if rules.shift else 1.0,
         qualification=qualification.qualification_id if qualification else None,
-        notes=(*_notes(rules), *_design_notes(verdicts, rules), *_qualification_notes(candidate, qualification)),
+        notes=(
+            *_notes(rules),
+            *_design_notes(verdicts, rules),
+            *_qualification_notes(candidate, verdicts, qualification),
+        ),
         verdicts=verdicts,
     )
 
@@ -286,16 +290,31 @@ def _failure(summary: CaseSummary) -> str:
     return f"{summary.outcome}: {summary.error}" if summary.error else str(summary.outcome)
 
 
-def _qualification_notes(candidate: RunSummary, qualification: Qualification | None) -> tuple[str, ...]:
+def _qualification_notes(
+    candidate: RunSummary, verdicts: Sequence[CaseVerdict], qualification: Qualification | None
+) -> tuple[str, ...]:
     if qualification is None:
         return ()
     known = qualification.noise()
     lacking = sum(case_id not in known for case_id in candidate.cases)
     rest = f"; it does not know {lacking} of the cases" if lacking else ""
-    return (
+    raised = {
+        row.case_id: noise
+        for row in verdicts
+        if row.gates
+        and row.launches
+        and row.case_id in known
+        and (noise := known[row.case_id].null_percentile(row.launches)) > candidate.cases[row.case_id].planned.threshold
+    }
+    source = (
         "tau of each case is at least the 99th percentile of its A/A mean on this machine, by qualification "
-        f"{qualification.qualification_id}{rest}",
+        f"{qualification.qualification_id}{rest}"
     )
+    if not raised:
+        return (source,)
+    most = max(raised, key=lambda case_id: raised[case_id])
+    cases = f"{len(raised)} gating {'case' if len(raised) == 1 else 'cases'}"
+    return source, f"that noise is above the planned threshold in {cases}, most in {most}: {percent(raised[most])}"
 
 
 def _notes(rules: TimeRules) -> tuple[str, ...]:

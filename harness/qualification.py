@@ -101,13 +101,19 @@ class Qualification(Record):
         return {case.case_id: case for case in self.cases}
 
     @property
+    def noisy(self) -> bool:
+        """Whether most verdicts on identical code could not say `unchanged`: the thresholds are out of reach here."""
+        return 2 * self.unchanged < self.trials
+
+    @property
     def headline(self) -> str:
         """The outcome in one line. An A/A hit says that the machine is unfit, not that something regressed."""
         if self.trials == 0:
             return "Not qualified: no gating case was timed"
         low, high = self.false_positive_interval
         rate = f"{self.called} of {self.trials} A/A verdicts called a difference (95 %: {low:.1%} … {high:.1%})"
-        return f"{'Unfit machine' if self.called else 'Fit'}: {rate}, {self.unchanged} unchanged"
+        state = "Unfit machine" if self.called else "Too noisy" if self.noisy else "Fit"
+        return f"{state}: {rate}, {self.unchanged} unchanged"
 
 
 def case_noise(nulls: Sequence[tuple[RunSummary, RunSummary]]) -> tuple[CaseNoise, ...]:

@@ -32,7 +32,7 @@ def qualify(
     """Measure identical code against itself, and with planted slowdowns of 1, 2, 3, 5 and 10 %.
 
     The result is stored; later verdicts on this machine name it and take no threshold below a case's own noise.
-    Exit code 0: fit; 1: a difference was called between identical code.
+    Exit code 0: fit; 1: a difference was called between identical code; 3: too noisy, most of it not called unchanged.
 
     Example:
 
@@ -70,4 +70,5 @@ def qualify(
     else:
         print_qualification(found, console())
         console().print(f"report: {report}", markup=False, soft_wrap=True)
-    raise typer.Exit(ExitCode.FAILED_CHECK if found.called else ExitCode.OK)
+    quiet = ExitCode.UNDECIDED if found.noisy else ExitCode.OK
+    raise typer.Exit(ExitCode.FAILED_CHECK if found.called else quiet)

@@ -115,6 +115,9 @@ class TestNoise:
     def test_headline_and_interval(self) -> None:
         assert found().headline == "Fit: 0 of 20 A/A verdicts called a difference (95 %: 0.0% … 16.8%), 20 unchanged"
         assert found(called=1).headline.startswith("Unfit machine: 1 of 20 ")
+        noisy = found().model_copy(update={"unchanged": 9})
+        assert noisy.headline.startswith("Too noisy: 0 of 20 ")
+        assert not found().model_copy(update={"unchanged": 10}).noisy
         assert found().false_positive_interval == pytest.approx((0.0, 0.1684), abs=1e-4)
 
 
@@ -130,12 +133,15 @@ class TestVerdicts:
         assert known.verdicts[0].verdict is not Verdict.REGRESSED
         assert known.verdicts[0].tau == pytest.approx(self.NOISY.null_percentile(6))
         assert (bare.qualification, known.qualification) == (None, "q-1")
-        assert known.notes[-1].endswith("on this machine, by qualification q-1")
+        assert known.notes[-2].endswith("on this machine, by qualification q-1")
+        above = f"that noise is above the planned threshold in 1 gating case, most in {self.NOISY.case_id}: 4.3 %"
+        assert known.notes[-1] == above
 
     def test_a_quiet_case_keeps_its_threshold(self) -> None:
         quiet = self.NOISY.model_copy(update={"spread": 1e-3})
         comparison = compare(run_of(Side(), number=2), run_of(Side()), kind="paired", qualification=found(quiet))
         assert comparison.verdicts[0].tau == 0.02
+        assert comparison.notes[-1].endswith("by qualification q-1")
 
     def test_a_case_it_does_not_know_is_said(self) -> None:
         comparison = compare(run_of(Side(), number=2), run_of(Side()), kind="paired", qualification=found())
@@ -194,11 +200,17 @@ class TestQualify:
 
 
 class TestCommand:
-    @pytest.mark.parametrize("called", [0, 1])
-    def test_an_a_a_hit_is_exit_1(
-        self, called: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(("called", "unchanged", "code"), [(0, 20, 0), (1, 19, 1), (0, 9, 3)])
+    def test_an_a_a_hit_is_exit_1_and_noise_exit_3(
+        self,
+        called: int,
+        unchanged: int,
+        code: int,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        answer, asked = found(called=called), []
+        answer, asked = found(called=called).model_copy(update={"unchanged": unchanged}), []
 
         def measured(request: QualifyRequest, *, observer: object) -> Qualification:
             asked.append(request)
@@ -207,12 +219,12 @@ class TestCommand:
         monkeypatch.setattr("harness.qualify.qualify", measured)
         (folder := tmp_path / "runs" / answer.runs[0]).mkdir(parents=True)
         arguments = ["smoke", "--device", "cpu", "--filter", "task=polar", "--store", str(tmp_path / "s.duckdb")]
-        assert cli.main(["bench", "qualify", *arguments]) == called
+        assert cli.main(["bench", "qualify", *arguments]) == code
         (request,) = asked
         assert (request.pairs, request.repeats, request.levels) == (6, 3, (0.01, 0.02, 0.03, 0.05, 0.10))
         assert {each.case.task for each in request.cases if not each.control} == {"polar"}
         out = capsys.readouterr().out
         assert answer.headline in out
         assert (folder / "qualification.md").read_text() == qualification_markdown(answer)
-        assert cli.main(["bench", "qualify", *arguments, "--json"]) == called
+        assert cli.main(["bench", "qualify", *arguments, "--json"]) == code
         assert json.loads(capsys.readouterr().out)["called"] == called
