@@ -24,7 +24,7 @@ from harness.judge.problems import PROBLEMS
 from harness.launcher import Observer
 from harness.paired import PairedRequest, PairedRuns, run_paired
 from harness.records import Comparison, PlannedCase, RunSummary
-from harness.reference import BASELINE, ReferenceKind, narrowed, resolve_reference
+from harness.reference import BASELINE, ReferenceKind, narrowed, require_baseline, resolve_reference
 from harness.runner import RunRequest, run_sweep
 from harness.store import Store
 from harness.waivers import Waiver
@@ -101,6 +101,8 @@ def run_screen(request: GateRequest, *, observer: Observer) -> GateResult:
     """
     require_fit(request.device)
     require_own_controls(request.candidate)
+    # Before measuring for minutes, not after.
+    require_baseline(environment.machine_identity(request.device).machine_class, request.manifest.name)
     _, cases = plan_arms(
         request.candidate,
         request.candidate,

@@ -66,14 +66,11 @@ def resolve_reference(store: Store, run: RunRecord, against: str | None) -> Refe
     if against is None and run.paired_with not in (None, INTERLEAVED):
         assert run.paired_with is not None
         return _named_run(store, run, run.paired_with)
-    baseline = _official_baseline(run)
+    if against == BASELINE:
+        return Reference(summary=require_baseline(run.machine.machine_class, run.manifest), kind="baseline")
+    baseline = _official_baseline(run.machine.machine_class, run.manifest)
     if baseline is not None:
         return Reference(summary=baseline, kind="baseline")
-    if against == BASELINE:
-        raise UsageError(
-            f"--against baseline: there is no official baseline of manifest '{run.manifest}' for "
-            f"{run.machine.machine_class}; name a run instead, or promote one with `iroot bench baseline promote`"
-        )
     previous = _previous_run(store, run)
     return None if previous is None else Reference(summary=store.summary(previous.run_id), kind="previous_run")
 
@@ -121,11 +118,22 @@ def compare_or_reason(store: Store, run_id: str, against: str | None = None, for
         return Attempt(reason=str(error))
 
 
-def _official_baseline(run: RunRecord) -> RunSummary | None:
+def require_baseline(machine_class: str, manifest: str) -> RunSummary:
+    """The official baseline. Raises UsageError where there is none."""
+    baseline = _official_baseline(machine_class, manifest)
+    if baseline is None:
+        raise UsageError(
+            f"baseline: there is no official baseline of manifest '{manifest}' for {machine_class}; name a run, "
+            "or promote runs with `iroot bench baseline promote`"
+        )
+    return baseline
+
+
+def _official_baseline(machine_class: str, manifest: str) -> RunSummary | None:
     from harness.baseline import load_baseline
     from harness.paths import baselines_root
 
-    return load_baseline(baselines_root(), run.machine.machine_class, run.manifest)
+    return load_baseline(baselines_root(), machine_class, manifest)
 
 
 def _named_run(store: Store, run: RunRecord, against: str) -> Reference:

@@ -126,7 +126,7 @@ def official(monkeypatch: pytest.MonkeyPatch, time_s: float) -> RunSummary:
         for key, case in summary.cases.items()
     }  # fmt: skip
     found = summary.model_copy(update={"cases": exact})
-    monkeypatch.setattr("harness.reference._official_baseline", lambda run: found)
+    monkeypatch.setattr("harness.reference._official_baseline", lambda *of: found)
     return found
 
 
@@ -195,9 +195,16 @@ class TestRefusals:
         with pytest.raises(MeasurementError, match=r"needs the GPU to itself, found 2 other process\(es\) on cuda:0"):
             run_gate(replace(request(tmp_path), device="cuda:0"), observer=Recorder())
 
-    def test_no_baseline_is_wrong_use_and_an_unlike_one_undecided(
+    def test_no_baseline_is_wrong_use_before_anything_is_measured(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        recorder = Recorder()
+        monkeypatch.setattr("harness.reference._official_baseline", lambda *of: None)
+        with pytest.raises(UsageError, match="there is no official baseline of manifest 'tiny' for cpu"):
+            run_screen(request(tmp_path, base=None), observer=recorder)
+        assert recorder.launches == []
+
+    def test_an_unlike_baseline_is_undecided(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         screen = request(tmp_path, base=None)
         stored = make_run([make_planned(make_case(mode=Mode.EAGER))], machine=H100, status=RunStatus.COMPLETE)
         run = stored.model_copy(update={"machine": environment.machine_identity("cpu"), "launches": 1})
@@ -206,10 +213,7 @@ class TestRefusals:
         monkeypatch.setattr("harness.gate_run.require_alone", lambda store, run_id: None)
         monkeypatch.setattr("harness.gate_run.Store.qualification", lambda store, machine, manifest: None)
         monkeypatch.setattr("harness.gate_run.Store.summary", lambda store, run_id: make_summary(run))
-        monkeypatch.setattr("harness.reference._official_baseline", lambda run: None)
-        with pytest.raises(UsageError, match="there is no official baseline of manifest 'quick'"):
-            run_screen(screen, observer=Recorder())
-        monkeypatch.setattr("harness.reference._official_baseline", lambda run: make_summary(stored))
+        monkeypatch.setattr("harness.reference._official_baseline", lambda *of: make_summary(stored))
         with pytest.raises(UnlikeMachinesError, match="must come from like machines"):
             run_screen(screen, observer=Recorder())
 
