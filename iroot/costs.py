@@ -15,6 +15,8 @@ from iroot.registry import MethodSpec, Workload
 
 FUSED_CAPABILITY = (9, 0)
 """Lowest CUDA compute capability whose graded roots are formed by fused kernels."""
+SMALLEST_FUSED = 128
+"""Smallest n of such a root."""
 
 
 @dataclass(frozen=True, kw_only=True)

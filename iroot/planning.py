@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from iroot import tiers
-from iroot.costs import FUSED_CAPABILITY, is_graded, seconds
+from iroot.costs import FUSED_CAPABILITY, SMALLEST_FUSED, is_graded, seconds
 from iroot.errors import InvalidInputError, UnsupportedError
 from iroot.precision import get_precision, unsupported_reason
 from iroot.registry import MethodSpec, Workload, get_method
@@ -68,8 +68,12 @@ class Demand:
 
     @property
     def exact_trace(self) -> bool:
-        """Whether graded products keep their trace: in fused kernels, and on a CPU, whose sums are not cut."""
-        return self.device.type == "cpu" or self.asked_capability() >= FUSED_CAPABILITY
+        """Whether graded products keep their trace: in fused kernels, and on a CPU, whose sums are not cut.
+
+        Not in a graph that is captured, or a call that is compiled, before the shape was ever met: `iroot.triton_ops`.
+        """
+        fused = self.workload.n >= SMALLEST_FUSED
+        return self.device.type == "cpu" or (fused and self.asked_capability() >= FUSED_CAPABILITY)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -103,3 +103,4 @@ def test_far_bounds_are_of_devices_whose_kernels_keep_the_trace() -> None:
     assert (cut.spec.name, cut.precision) == ("coupled_pe", "fp32")
     assert chosen(512, 5e5, 2, 1e-3, (9, 0)).precision == "fp64"
     assert chosen(512, 2e6, 2, 1e-1, (9, 0)).precision == "fp64"
+    assert chosen(96, 5e5, 2, 1e-1, (9, 0)).precision == "fp64"
