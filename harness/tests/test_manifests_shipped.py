@@ -13,6 +13,7 @@ from harness.records import Case, Mode, PlannedCase
 from harness.sweep import plan
 from iroot.precision import PRECISIONS, QUANTISED
 from iroot.registry import TASKS, methods
+from iroot.table_files import shipped_tables
 
 KINDS: tuple[DeviceKind, ...] = ("cuda", "cpu")
 EVERY = [(name, kind) for name in ("accuracy", "production", "quick", "reference", "smoke") for kind in KINDS]
@@ -166,6 +167,12 @@ def test_accuracy_covers_every_method_and_precision_at_every_condition_number(ki
     assert {each[3] for each in covered if each[1] == "chebyshev"} >= {
         f"logspace_1e{exponent}" for exponent in range(1, 5)
     }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_accuracy_has_every_shipped_table(kind: DeviceKind) -> None:
+    tables = {dict(case.options).get("coefficients") for case in cases("accuracy", kind) if case.task == "polar"}
+    assert tables == {None, *shipped_tables()}
 
 
 def test_accuracy_expects_overflow_of_16_bit_operands_alone() -> None:
