@@ -18,7 +18,7 @@ import torch
 from iroot import tiers
 from iroot.costs import FUSED_CAPABILITY, SMALLEST_FUSED, is_graded, seconds
 from iroot.errors import InvalidInputError, UnsupportedError
-from iroot.precision import get_precision, unsupported_reason
+from iroot.precision import PRECISIONS, get_precision, unsupported_reason
 from iroot.registry import MethodSpec, Workload, get_method
 
 ASSUMED_LOWER = {"inverse_root": 1e-6, "inverse_apply": 1e-6, "gram_apply": 1e-6, "solve": 1e-3, "polar": 1e-3}
@@ -165,7 +165,13 @@ def _precisions(demand: Demand, specs: list[MethodSpec]) -> tuple[str, ...]:
     served = {name for spec in specs for name in spec.precisions}
     if demand.precision == "auto":
         names = _PRECISIONS[demand.device.type]
-        return tuple(name for name in names if name in served and not _refusal(name, demand))
+        found = tuple(name for name in names if name in served and not _refusal(name, demand))
+        if not found and demand.method != "auto":
+            here = ", ".join(name for name in PRECISIONS if name in served and not _refusal(name, demand)) or "none"
+            raise UnsupportedError(
+                f"{demand.method} must be given a precision by name on {demand.device}, got 'auto'; it runs in {here}"
+            )
+        return found
     reason = _refusal(demand.precision, demand)
     if reason is not None:
         raise UnsupportedError(f"precision '{demand.precision}' cannot run on {demand.device}: {reason}")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import iroot
-from iroot import InvalidInputError, Result, Termination, Workspace
+from iroot import InvalidInputError, Result, Termination, UnsupportedError, Workspace
 from iroot.tests.test_api import distance, exact, host_reads, orthonormal, posed
 
 A = torch.eye(4) * 2.0
@@ -107,6 +107,19 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
 def test_message(name: str) -> None:
     call, message = CASES[name]
     with pytest.raises(InvalidInputError, match=f"^{re.escape(message)}$"):
+        call()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: iroot.inverse_root(A, 2, method="graded_pe"),
+        lambda: iroot.solve_spd(A, B, 2, method="hybrid"),
+        lambda: iroot.polar(A, method="graded_gram"),
+    ],
+)
+def test_a_method_of_16_bit_products_asks_for_an_emulated_precision_on_a_cpu(call: Callable[[], Result]) -> None:
+    with pytest.raises(UnsupportedError, match=r"must be given a precision by name on cpu, got 'auto'.*fp16_emulated"):
         call()
 
 
