@@ -58,7 +58,7 @@ def test_says_its_name_and_what_it_is_and_round_trips(name: str) -> None:
         ("smoke", "cpu", 6, 12),
         ("quick", "cuda", 60, 100),
         ("quick", "cpu", 40, 60),
-        ("production", "cuda", 300, 380),
+        ("production", "cuda", 280, 330),
         ("production", "cpu", 150, 370),
         ("reference", "cuda", 60, 120),
         ("reference", "cpu", 10, 40),
@@ -76,7 +76,7 @@ def test_number_of_cases(name: str, kind: DeviceKind, least: int, most: int) -> 
         ("smoke", "cpu", 4, 20),
         ("quick", "cpu", 10, 90),
         ("quick", "cuda", 15, 120),
-        ("production", "cuda", 40, 500),
+        ("production", "cuda", 35, 400),
         ("accuracy", "cpu", 60, 120),
     ],
 )
@@ -142,12 +142,15 @@ def test_quick_on_a_cpu_meets_the_emulated_formats() -> None:
 
 @pytest.mark.parametrize(("name", "kind"), EVERY)
 def test_samples_per_launch(name: str, kind: DeviceKind) -> None:
-    """The contract asks for 30; slow references, float32 on a CPU at larger sizes and the smoke test take fewer."""
+    """The contract asks for 30; slow references, float32 that takes 8 ms or more, a CPU and the smoke test take fewer."""
     samples = {item.timing.samples for item in planned(name, kind)}
     assert min(samples) >= 5
     if name == "quick" or (name, kind) == ("production", "cuda"):
         few = [item.case for item in planned(name, kind) if item.timing.samples < 30]
-        assert {case.method for case in few} <= {"eigh", "svd"}
+        slow = {"coupled_newton/fp32", "coupled_newton/fp16", "coupled_pe/fp32"}
+        large = [case for case in few if case.n == 2048 or case.batch == 16]
+        assert {f"{case.method}/{case.precision}" for case in large} <= slow
+        assert {case.method for case in few if case not in large} <= {"eigh", "svd"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
