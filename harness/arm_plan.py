@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from harness.arms import Arm
 from harness.errors import MeasurementError, UsageError
-from harness.records import Case, PlannedCase, Record
+from harness.records import Case, PlannedCase, Record, SoftwareIdentity
 
 if TYPE_CHECKING:
     from harness.manifest import DeviceKind, Manifest
@@ -94,6 +94,30 @@ def serves(arm: Arm, planned: PlannedCase, manifest: Manifest, *, imports: tuple
         answer="",
     )
     return _ask(arm, request).cases != ()
+
+
+def software_of(arm: Arm) -> SoftwareIdentity:
+    """The versions an arm is measured with, asked of its interpreter where that is not the running one.
+
+    Raises:
+        MeasurementError: the interpreter cannot say: it lacks torch, for instance.
+    """
+    from harness import environment
+
+    if arm.interpreter == sys.executable:
+        return environment.software_identity()
+    code = "from harness.environment import software_identity as found; print(found().model_dump_json())"
+    done = subprocess.run(
+        [arm.interpreter, "-P", "-c", code],
+        env=arm.environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PLAN_LIMIT_S,
+    )
+    if done.returncode != 0:
+        raise MeasurementError(f"{arm.interpreter} does not say its versions:\n{done.stderr.strip()[-2000:]}")
+    return SoftwareIdentity.model_validate_json(done.stdout.splitlines()[-1])
 
 
 def _settled(

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from harness import environment, stats
+from harness.arm_plan import software_of
 from harness.arms import Arm
 from harness.launcher import Observer
 from harness.records import PlannedCase, RunRecord
@@ -98,7 +99,7 @@ def _record(
         launches=base.launches,
         seed=base.manifest.seed,
         machine=environment.machine_identity(base.device),
-        software=environment.software_identity(),
+        software=software_of(arm),
         source=measured_source(arm),
         cases=cases,
         arm=arm.label,

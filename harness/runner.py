@@ -176,10 +176,12 @@ def _created(request: RunRequest) -> RunRecord:
 
 
 def measured_source(arm: Arm | None) -> SourceIdentity:
-    """Which code an arm measures: its commit, or the sources of the running program."""
+    """Which code an arm measures: its commit, the library of its folder, or the sources of the running program."""
     here = environment.source_identity(project_root())
-    if arm is None or arm.revision is None:
+    if arm is None or arm.library == current_arm().library:
         return here
+    if arm.revision is None:
+        return environment.source_identity(arm.library)
     return here.model_copy(update={"revision": arm.revision, "dirty": False})
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import iroot
-from harness.arm_plan import plan_arms, serves
+from harness import environment
+from harness.arm_plan import plan_arms, serves, software_of
 from harness.arms import Arm, current_arm, resolve_arm
 from harness.errors import MeasurementError, UsageError
 from harness.manifest import Manifest, parse_manifest
+from harness.runner import measured_source
 from harness.sweep import plan
 
 EVERY_METHOD = """
@@ -71,3 +75,27 @@ def test_whether_an_arm_serves_a_case_is_asked_of_its_own_library(older: Arm, tm
 def test_a_manifest_that_fits_neither_arm_is_refused_with_its_reason(older: Arm) -> None:
     with pytest.raises(UsageError, match="--filter 'n=99' keeps none"):
         plan_arms(older, older, manifest(EVERY_METHOD), device_kind="cpu", filter="n=99")
+
+
+def test_the_versions_of_an_arm_are_those_of_its_interpreter(tmp_path: Path) -> None:
+    """An environment that differs in triton's version alone."""
+    found = tmp_path / "site" / "triton-99.9.9.dist-info"
+    found.mkdir(parents=True)
+    (found / "METADATA").write_text("Metadata-Version: 2.1\nName: triton\nVersion: 99.9.9\n")
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path / "site"}:$PYTHONPATH exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    here = environment.software_identity()
+    assert software_of(current_arm()) == here
+    other = software_of(replace(current_arm(), interpreter=str(python)))
+    assert other == here.model_copy(update={"triton": "99.9.9"})
+    python.write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(MeasurementError, match="does not say its versions"):
+        software_of(replace(current_arm(), interpreter=str(python)))
+
+
+def test_a_folder_is_recorded_by_its_own_sources(older: Arm) -> None:
+    here, there = measured_source(current_arm()), measured_source(older)
+    assert measured_source(replace(current_arm(), label="A/A")) == here == measured_source(None)
+    assert (there.revision, there.dirty) == (None, None)
+    assert there.source_hash != here.source_hash
