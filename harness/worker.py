@@ -16,6 +16,7 @@ seconds since the epoch, may tell when the process was asked for; else its creat
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import importlib
 import os
@@ -59,6 +60,8 @@ from iroot.registry import Operands, methods
 QUALITY_LAUNCH = 0
 EXIT_GO_ON = 17
 EXIT_INTERRUPTED = 130
+PR_SET_PDEATHSIG = 1
+"""Of prctl(2): the signal that a process gets when the thread that started it ends."""
 THROTTLE_RETRIES = 3
 COOLING_S = 1.0
 """Pause before samples taken under a hardware or thermal throttle are taken again."""
@@ -287,6 +290,15 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _end_with_parent() -> None:
+    """Be asked to stop, as by SIGTERM, when the process that started this one is gone: `kill -9` reaches it alone.
+
+    A worker that went on would disturb the next measurement and write into the shard of a resumed run.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `python -m harness.worker`."""
     parser = argparse.ArgumentParser(prog="python -m harness.worker", description="Measure the cases of a work plan.")
@@ -294,6 +306,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help="import a module that registers methods (repeatable)")  # fmt: skip
     parsed = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
+    _end_with_parent()
     ready = os.dup(1)  # its reader sees the end of it when imports are done
     os.dup2(2, 1)
     spawned = float(os.environ.get("IROOT_SPAWNED_AT", psutil.Process().create_time()))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -173,6 +174,28 @@ def test_a_terminated_worker_leaves_whole_cases_only(tmp_path: Path) -> None:
     assert process.wait(30) == 130
     assert set(results(tmp_path)) == {"fault_good"}
     assert shard.read_text().endswith("\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="by prctl(2)")
+def test_a_worker_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    """`kill -9` of a benchmark must leave nothing behind that measures on."""
+    script = f"""
+import time
+from pathlib import Path
+from harness.tests.test_worker import planned, start
+print(start(Path({str(tmp_path)!r}), [planned("fault_hangs")], launch=0).pid, flush=True)
+time.sleep(600)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        worker = psutil.Process(int(parent.stdout.readline()))
+        shard, deadline = tmp_path / "shard.jsonl", time.monotonic() + 60
+        while not (shard.exists() and "fault_hangs" in shard.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        parent.kill()
+    gone, _ = psutil.wait_procs([worker], timeout=30)
+    assert gone == [worker]
 
 
 def test_a_worker_that_dies_leaves_the_name_of_its_case(tmp_path: Path) -> None:
