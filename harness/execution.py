@@ -42,6 +42,10 @@ class Executor(Protocol):
         """The latest result of every input set."""
         ...
 
+    def complete(self, launches: int) -> None:
+        """Make the results stand side by side after so many launches, which took the input sets in turn."""
+        ...
+
 
 class EagerExecutor:
     """Calls the function; every call allocates its result anew."""
@@ -58,6 +62,9 @@ class EagerExecutor:
     def results(self) -> list[Tensor]:
         """The latest result of every input set."""
         return self._results
+
+    def complete(self, launches: int) -> None:
+        """Nothing to do: every result has memory of its own."""
 
 
 class GraphExecutor:
@@ -86,6 +93,17 @@ class GraphExecutor:
     def results(self) -> list[Tensor]:
         """The static results, one for each input set."""
         return self._results
+
+    def complete(self, launches: int) -> None:
+        """Replay the rest of a rotation that was begun.
+
+        The graphs share a pool, and what an earlier one frees while it is captured may hold the result of a later one:
+        all results stand only after the last graph. Less than one rotation has disturbed no result.
+        """
+        begun = launches % len(self._graphs)
+        if begun and launches > len(self._graphs):
+            for graph in self._graphs[begun:]:
+                graph.replay()
 
 
 @cache

@@ -228,6 +228,7 @@ class Stopwatch:
             effect = None
             if slowdown is not None:
                 effect, elapsed = measured_effect(elapsed), elapsed[1::2]
+        self._executor.complete(groups * calls)
         self._check(min(len(self._input_sets), groups * calls))
         return Samples(
             samples_s=tuple(seconds / calls for seconds in elapsed),
