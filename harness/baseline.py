@@ -224,8 +224,9 @@ def _refused(reasons: Sequence[str]) -> BaselineError:
 
 
 def _revision(runs: Sequence[RunSummary], checkout: SourceIdentity | None) -> str:
-    """The commit of the runs; for runs measured where there was no git, that of the checkout with their sources."""
-    known = [each.run.source.revision for each in runs if each.run.source.revision is not None]
+    """The commit of the runs; where they were measured without git or on a dirty copy, that of the checkout."""
+    sources = [each.run.source for each in runs]
+    known = [source.revision for source in sources if source.revision is not None and not source.dirty]
     if known:
         return known[-1]
     assert checkout is not None, "refusals() lets no such run pass"

@@ -57,16 +57,18 @@ def _run_problems(summary: RunSummary) -> Iterator[str]:
 
 
 def _source_problems(summary: RunSummary, checkout: SourceIdentity | None) -> Iterator[str]:
-    """A local run vouches for its own commit; an imported one must have the sources of the checkout."""
+    """A local run vouches for its own commit; an imported one must have the sources of the checkout.
+
+    Those decide then, not what git said where it was measured: a copy of a commit's files on another machine is dirty
+    to a repository there that lags behind.
+    """
     source = summary.run.source
-    imported = summary.run.imported_from is not None
-    if source.dirty:
-        yield "was measured on a dirty tree; commit and measure again"
-    elif not imported and (source.revision is None or source.dirty is None):
-        yield "was measured at an unknown revision; measure in a git checkout, or export and import the run"
-    if not imported:
-        return
-    if checkout is None or checkout.revision is None:
+    if summary.run.imported_from is None:
+        if source.dirty:
+            yield "was measured on a dirty tree; commit and measure again"
+        elif source.revision is None or source.dirty is None:
+            yield "was measured at an unknown revision; measure in a git checkout, or export and import the run"
+    elif checkout is None or checkout.revision is None:
         yield "is imported, and there is no git checkout to check its sources against"
     elif checkout.dirty is not False:
         yield "is imported, and the checkout to check it against is dirty; commit or remove the changes"

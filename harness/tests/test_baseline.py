@@ -161,8 +161,12 @@ def test_notes_name_unlike_software_and_units(tmp_path: Path) -> None:
 UNKNOWN = SourceIdentity(revision=None, dirty=None, source_hash=make.SOURCE_HASH)
 
 
-def test_an_imported_run_takes_the_revision_of_the_checkout(tmp_path: Path) -> None:
-    run = _summary(source=UNKNOWN, imported_from="exported")
+DIRTY = make.SOURCE.model_copy(update={"dirty": True})
+
+
+@pytest.mark.parametrize("source", [UNKNOWN, DIRTY])
+def test_an_imported_run_takes_the_revision_of_the_checkout(tmp_path: Path, source: SourceIdentity) -> None:
+    run = _summary(source=source, imported_from="exported")
     folder = promote([run], tmp_path, reason="r", checkout=CHECKOUT, today=TODAY)
     assert read_metadata(folder).revision == CHECKOUT.revision
     loaded = load_baseline(tmp_path, make.H100.machine_class, "quick")
@@ -180,7 +184,7 @@ def test_an_imported_run_takes_the_revision_of_the_checkout(tmp_path: Path) -> N
         (CHECKOUT.model_copy(update={"source_hash": "77" * 32}), "source hash 5a5a5a5a5a5a, but .* has 777777777777"),
     ],
 )
-@pytest.mark.parametrize("source", [UNKNOWN, make.SOURCE])
+@pytest.mark.parametrize("source", [UNKNOWN, DIRTY, make.SOURCE])
 def test_an_imported_run_of_other_sources_is_refused(
     tmp_path: Path, source: SourceIdentity, checkout: SourceIdentity | None, message: str
 ) -> None:
@@ -192,7 +196,6 @@ def test_an_imported_run_of_other_sources_is_refused(
 
 # --- refusals -----------------------------------------------------------------------------------------------------
 
-DIRTY = make.SOURCE.model_copy(update={"dirty": True})
 OTHER_SOURCE = make.SOURCE.model_copy(update={"source_hash": "00" * 32})
 SMALLER = make.H100.model_copy(update={"sm_count": 114})
 
