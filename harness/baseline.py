@@ -7,6 +7,7 @@ runs of unchanged code lie apart.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import os
 import re
@@ -16,7 +17,15 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 
-from harness.baseline_checks import inconsistencies, refusals, unlike_base, unofficial
+from harness.baseline_checks import (
+    SHOWN,
+    inconsistencies,
+    refusals,
+    refused_cases,
+    unlike_base,
+    unofficial,
+    without_cases,
+)
 from harness.baseline_diff import cell_changes, metadata_changes
 from harness.baseline_files import METADATA, BaselineContent, from_folder, read_metadata, to_files
 from harness.baseline_merge import amended, content_of, summary_of
@@ -67,11 +76,15 @@ def promote(
     *,
     reason: str,
     cases: CaseFilter | None = None,
+    leave_refused: bool = False,
     checkout: SourceIdentity | None = None,
     today: date | None = None,
 ) -> Path:
     """Make runs the official baseline of their machine class and manifest; arguments and errors as `prepare`."""
-    return prepare(runs, root, reason=reason, cases=cases, checkout=checkout, today=today).write()
+    promotion = prepare(
+        runs, root, reason=reason, cases=cases, leave_refused=leave_refused, checkout=checkout, today=today
+    )
+    return promotion.write()
 
 
 def prepare(
@@ -80,6 +93,7 @@ def prepare(
     *,
     reason: str,
     cases: CaseFilter | None = None,
+    leave_refused: bool = False,
     checkout: SourceIdentity | None = None,
     today: date | None = None,
 ) -> Promotion:
@@ -90,6 +104,7 @@ def prepare(
         root: the folder of baselines.
         reason: why this is the reference from now on; goes into the metadata.
         cases: replace or add these cases alone and leave every other one as it is; None: the whole manifest.
+        leave_refused: leave cases that would be refused as they are, or out, and promote the others.
         checkout: the source that an imported run is promoted at; required for imported runs.
         today: the day of promotion, by default today in UTC.
 
@@ -98,6 +113,10 @@ def prepare(
     """
     if cases is not None:
         runs = [_narrowed(each, cases) for each in runs]
+    left = refused_cases(runs) if leave_refused and runs else {}
+    runs = [without_cases(each, frozenset(left)) for each in runs]
+    if left and not runs[0].run.cases:
+        raise _refused([f"every case is: {why}" for why in list(left.values())[:SHOWN]])
     found = refusals(runs, reason=reason, checkout=checkout)
     if found:
         raise _refused(found)
@@ -111,13 +130,19 @@ def prepare(
         today=today or datetime.now(UTC).date(),
     )
     existing = from_folder(folder) if folder.exists() else None
-    notes = _notes(ordered)
-    if existing is not None and cases is not None:
+    notes = (*_notes(ordered), *(f"left as it was, or out: {why}" for why in left.values()))
+    if existing is not None and (left or cases is not None):
         found = unlike_base(ordered, existing)
         if found:
             raise _refused(found)
         notes += _software_notes(existing.metadata.runs[: len(existing.metadata.base_runs)], merged)
-        content = _amended(existing, content, cases)
+        content = _amended(existing, content, filter=_asked(cases, left))
+    content = _with_left_out(content, left)
+    _require_all(existing, content, folder)
+    return Promotion(folder=folder, files=to_files(content), changes=_changes(existing, content), notes=notes)
+
+
+def _require_all(existing: BaselineContent | None, content: BaselineContent, folder: Path) -> None:
     dropped = existing.case_ids - content.case_ids if existing else frozenset()
     if dropped:
         raise _refused(
@@ -127,7 +152,11 @@ def prepare(
                 "cases were given up on purpose"
             ]
         )
-    return Promotion(folder=folder, files=to_files(content), changes=_changes(existing, content), notes=notes)
+
+
+def _asked(cases: CaseFilter | None, left: Mapping[str, str]) -> str:
+    """Which cases a promotion was to replace, in words."""
+    return ", ".join([*([cases.text] if cases else []), *([f"without {len(left)} refused"] if left else [])])
 
 
 def require_official(runs: Sequence[RunSummary]) -> None:
@@ -138,24 +167,28 @@ def require_official(runs: Sequence[RunSummary]) -> None:
 
 
 def _narrowed(summary: RunSummary, cases: CaseFilter) -> RunSummary:
-    planned = tuple(each for each in summary.run.cases if cases(each.case))
-    if not planned:
+    out = frozenset(each.case.case_id for each in summary.run.cases if not cases(each.case))
+    if len(out) == len(summary.run.cases):
         raise UsageError(f"--cases {cases.text!r} fits no case of {summary.run.run_id}")
-    ids = {each.case.case_id for each in planned}
-    return summary.model_copy(
-        update={
-            "run": summary.run.model_copy(update={"cases": planned}),
-            "cases": {case_id: case for case_id, case in summary.cases.items() if case_id in ids},
-        }
-    )
+    return without_cases(summary, out)
 
 
-def _amended(existing: BaselineContent, cells: BaselineContent, cases: CaseFilter) -> BaselineContent:
+def _amended(existing: BaselineContent, cells: BaselineContent, *, filter: str) -> BaselineContent:
     """The existing content itself where the cells are in it already."""
     kept = existing.cells
     if all(kept.get(case_id) == cell for case_id, cell in cells.cells.items()):
         return existing
-    return amended(existing, cells, filter=cases.text)
+    return amended(existing, cells, filter=filter)
+
+
+def _with_left_out(content: BaselineContent, left: Mapping[str, str]) -> BaselineContent:
+    """Says which cases have no cell, those of earlier promotions included."""
+    known = content.case_ids
+    named = {**content.metadata.left_out, **left}
+    out = {case_id: why for case_id, why in named.items() if case_id not in known}
+    if out == content.metadata.left_out:
+        return content
+    return dataclasses.replace(content, metadata=content.metadata.model_copy(update={"left_out": out}))
 
 
 def load_baseline(root: Path, machine_class: str, manifest: str) -> RunSummary | None:

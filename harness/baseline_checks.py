@@ -14,6 +14,8 @@ from harness.records import CaseSummary, Outcome, PlannedCase, RunStatus, RunSum
 OFFICIAL_RUNS, OFFICIAL_LAUNCHES = 3, 6
 """Of an official baseline, at least: with fewer runs the spread between runs is unknown or a guess."""
 
+UNRESOLVED = "the launches spread too wide, or are too few, to resolve the threshold of"
+
 SHOWN = 5
 """Cases named in one line; the rest is counted."""
 
@@ -30,11 +32,35 @@ def refusals(runs: Sequence[RunSummary], *, reason: str, checkout: SourceIdentit
         found += [f"{each.run.run_id} {problem}" for problem in _unlike(each, runs[0])]
     ids = [each.run.run_id for each in runs]
     if not found:
-        found += list(
-            _listed("the launches spread too wide, or are too few, to resolve the threshold of", _unresolved(runs))
-        )
+        found += list(_listed(UNRESOLVED, list(_unresolved(runs).values())))
     found += [f"{run_id} is given {ids.count(run_id)} times" for run_id in sorted(set(ids)) if ids.count(run_id) > 1]
     return found
+
+
+def refused_cases(runs: Sequence[RunSummary]) -> dict[str, str]:
+    """Case -> why it cannot be promoted from these runs; the cases that can are not in it."""
+    found = {
+        case_id: f"{each.run.run_id} {fault} {text}"
+        for each in runs
+        for fault, faults in _case_faults(each).items()
+        for case_id, text in faults.items()
+    }
+    not_in_all = {
+        case_id for each in runs for case_id in each.cases if any(case_id not in other.cases for other in runs)
+    }
+    comparable = [without_cases(each, frozenset({*found, *not_in_all})) for each in runs]
+    return found | {case_id: f"{UNRESOLVED} {text}" for case_id, text in _unresolved(comparable).items()}
+
+
+def without_cases(summary: RunSummary, case_ids: frozenset[str]) -> RunSummary:
+    """The run as if these cases had not been planned."""
+    planned = tuple(each for each in summary.run.cases if each.case.case_id not in case_ids)
+    return summary.model_copy(
+        update={
+            "run": summary.run.model_copy(update={"cases": planned}),
+            "cases": {case_id: case for case_id, case in summary.cases.items() if case_id not in case_ids},
+        }
+    )
 
 
 def unofficial(runs: Sequence[RunSummary]) -> list[str]:
@@ -80,42 +106,49 @@ def _source_problems(summary: RunSummary, checkout: SourceIdentity | None) -> It
 
 
 def _case_problems(summary: RunSummary) -> Iterator[str]:
+    for fault, faults in _case_faults(summary).items():
+        yield from _listed(fault, list(faults.values()))
+
+
+def _case_faults(summary: RunSummary) -> dict[str, dict[str, str]]:
+    """Kind of fault -> case -> its id, with what more is known."""
     run, cases = summary.run, summary.cases
-    planned = {each.case.case_id: each for each in run.cases}
-    yield from _listed("did not measure", [case_id for case_id in planned if case_id not in cases])
-    throttled = [case_id for case_id, case in cases.items() if case.throttled]
-    yield from _listed("was throttled in", throttled)
-    failed = [
-        f"{case_id} ({case.outcome}, expected {case.planned.expect}{_because(case)})"
-        for case_id, case in cases.items()
-        if _failed_unexpectedly(case)
-    ]
-    yield from _listed("has unexpected failures:", failed)
-    partial = [
-        f"{case_id} ({len(case.launch_medians_s)} of {run.launches})"
-        for case_id, case in cases.items()
-        if case.outcome is Outcome.OK and not case.throttled and len(case.launch_medians_s) < run.launches
-    ]
-    yield from _listed("lacks launches of", partial)
+    return {
+        "did not measure": {
+            each.case.case_id: each.case.case_id for each in run.cases if each.case.case_id not in cases
+        },
+        "was throttled in": {case_id: case_id for case_id, case in cases.items() if case.throttled},
+        "has unexpected failures:": {
+            case_id: f"{case_id} ({case.outcome}, expected {case.planned.expect}{_because(case)})"
+            for case_id, case in cases.items()
+            if _failed_unexpectedly(case)
+        },
+        "lacks launches of": {
+            case_id: f"{case_id} ({len(case.launch_medians_s)} of {run.launches})"
+            for case_id, case in cases.items()
+            if case.outcome is Outcome.OK and not case.throttled and len(case.launch_medians_s) < run.launches
+        },
+    }
 
 
-def _unresolved(runs: Sequence[RunSummary]) -> list[str]:
+def _unresolved(runs: Sequence[RunSummary]) -> dict[str, str]:
     """Gating cases in which a further run like these, compared with all of them merged, could not be `unchanged`.
 
     Its MDE, by the test that a comparison uses, must not exceed the planned threshold. Advisory cases and controls are
     exempt: no verdict rests on them, and eager launches spread by 15 % (one H100, 2026-11).
     """
     newest = max(runs, key=lambda each: each.run.run_id)
-    found = []
+    found = {}
     for case_id, case in newest.cases.items():
         planned = case.planned
         if case.outcome is not Outcome.OK or planned.control or not planned.gates:
             continue
         mde = math.expm1(_further_run(case_id, runs, newest).mde)
         if math.isnan(mde):
-            found.append(f"{case_id} ({len(case.launch_medians_s)} launches, at least {stats.MIN_LAUNCHES} are needed)")
+            few = f"{len(case.launch_medians_s)} launches, at least {stats.MIN_LAUNCHES} are needed"
+            found[case_id] = f"{case_id} ({few})"
         elif mde > planned.threshold:
-            found.append(f"{case_id} (MDE {100 * mde:.1f} % > {100 * planned.threshold:.1f} %)")
+            found[case_id] = f"{case_id} (MDE {100 * mde:.1f} % > {100 * planned.threshold:.1f} %)"
     return found
 
 

@@ -110,6 +110,8 @@ class BaselineMetadata(Record):
     launch_orders: dict[str, dict[int, str]] = Field(default_factory=dict)
     """Run id -> launch -> fingerprint of its order, which also the cases left out had a part in; see
     `harness.launch_orders`. Absent from a baseline promoted before 2026-11-22, and in the file where it is empty."""
+    left_out: dict[str, str] = Field(default_factory=dict)
+    """Case that was measured and has no cell here -> why; absent in the file where it is empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,8 +177,8 @@ def _parquet(table: pa.Table) -> bytes:
 
 def _json(metadata: BaselineMetadata) -> bytes:
     """JSON with one line per run and per case, so that a diff of two promotions reads case by case."""
-    unknown = set() if metadata.launch_orders else {"launch_orders"}
-    head = json.loads(metadata.model_dump_json(exclude={"runs", "cases", *unknown}))
+    empty = {name for name in ("launch_orders", "left_out") if not getattr(metadata, name)}
+    head = json.loads(metadata.model_dump_json(exclude={"runs", "cases", *empty}))
     lines = [f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}," for key, value in head.items()]
     runs = ",\n".join(f"  {run.model_dump_json()}" for run in metadata.runs)
     cases = ",\n".join(f"  {case.model_dump_json()}" for case in metadata.cases)

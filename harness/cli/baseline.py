@@ -40,6 +40,12 @@ SideOption = Annotated[
 ProvisionalOption = Annotated[
     bool, typer.Option("--provisional", help="Accept fewer than 3 runs, or runs of fewer than 6 launches.")
 ]
+LeaveRefusedOption = Annotated[
+    bool,
+    typer.Option(
+        "--leave-refused", help="Promote the other cases; those refused stay as they are, or out, and are named."
+    ),
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would change; write nothing.")]
 
 
@@ -106,6 +112,7 @@ def show(name: NameArgument, root: RootOption = None, json: JsonOption = False) 
         "promoted": metadata.promoted_on,
         "reason": metadata.reason,
         "amended": "\n".join(amendments) or None,
+        "left out": "\n".join(metadata.left_out.values()) or None,
     }
     console().print(facts_table(summary, origin))
     console().print(cases_table(summary))
@@ -116,6 +123,7 @@ def promote(
     runs: RunsArgument,
     reason: ReasonOption,
     cases: CasesOption = None,
+    leave_refused: LeaveRefusedOption = False,
     provisional: ProvisionalOption = False,
     dry_run: DryRunOption = False,
     root: RootOption = None,
@@ -129,7 +137,8 @@ def promote(
     as it is, byte for byte.
 
     Refused: fewer runs or launches, unless --provisional; cases that failed, were throttled, gave no finite result or
-    lack launches, and gating cases whose launches spread too wide to resolve their threshold.
+    lack launches, and gating cases whose launches spread too wide to resolve their threshold. One such case refuses the
+    whole promotion, unless --leave-refused.
 
     Examples:
 
@@ -151,6 +160,7 @@ def promote(
         _root(root),
         reason=reason,
         cases=parse_filter(cases) if cases is not None else None,
+        leave_refused=leave_refused,
         checkout=_checkout() if imported else None,
     )
     if not provisional:

@@ -259,3 +259,60 @@ def test_diff_and_promote_commands(folder: Path, tmp_path: Path) -> None:
     missing = CliRunner().invoke(app, ["baseline", "diff", "quick", "--root", str(tmp_path), "--against", "v9"])
     assert isinstance(missing.exception, UsageError)
     assert "nor a git revision that holds this one" in str(missing.exception)
+
+
+# --- refused cells --------------------------------------------------------------------------------------------------
+
+
+def _with_failure(summary: RunSummary) -> RunSummary:
+    failed = {"outcome": Outcome.FAILED, "error": "Boom", "launch_medians_s": {}}
+    return _with_figures(summary, **failed)
+
+
+def _noisy(summary: RunSummary, case_id: str) -> RunSummary:
+    case = summary.cases[case_id]
+    wild = {launch: median_s * (1.5 if launch % 2 else 1.0) for launch, median_s in case.launch_medians_s.items()}
+    cases = {**summary.cases, case_id: case.model_copy(update={"launch_medians_s": wild})}
+    return summary.model_copy(update={"cases": cases})
+
+
+def test_one_refused_cell_refuses_all_unless_those_are_to_be_left(tmp_path: Path) -> None:
+    runs = [_noisy(_with_failure(_run(n)), IDS[0]) for n in (1, 2, 3)]
+    with pytest.raises(BaselineError, match="has unexpected failures"):
+        promote(runs, tmp_path, reason="r")
+    promotion = prepare(runs, tmp_path, reason="r", leave_refused=True)
+    folder = promotion.write()
+    assert verify_baseline(folder) == ()
+    content = from_folder(folder)
+    assert content.case_ids == set(IDS[2:])
+    assert set(content.metadata.left_out) == {IDS[0], IDS[1]}
+    assert content.metadata.left_out[IDS[1]].endswith(f"{IDS[1]} (failed, expected ok: Boom)")
+    assert "too wide" in content.metadata.left_out[IDS[0]]
+    named = {f"left as it was, or out: {why}" for why in content.metadata.left_out.values()}
+    assert named <= set(promotion.notes)
+
+
+def test_refused_cells_of_an_existing_baseline_stay_byte_for_byte(folder: Path, tmp_path: Path) -> None:
+    before = {case_id: _cells(folder, case_id) for case_id in IDS}
+    later = [_with_failure(_run(n, scale=1.5)) for n in (7, 8, 9)]
+    promote(later, tmp_path, reason="new tiles", leave_refused=True)
+    after = {case_id: _cells(folder, case_id) for case_id in IDS}
+    assert [case_id for case_id in IDS if after[case_id] == before[case_id]] == [IDS[1]]
+    metadata = read_metadata(folder)
+    assert metadata.left_out == {}  # it has its cell of before
+    assert [amendment.filter for amendment in metadata.amendments] == ["without 1 refused"]
+
+
+def test_a_cell_promoted_later_is_left_out_no_more(tmp_path: Path) -> None:
+    promote([_with_failure(_run(n)) for n in (1, 2, 3)], tmp_path, reason="r", leave_refused=True)
+    folder = promote([_run(n) for n in (4, 5, 6)], tmp_path, reason="mended", cases=SECOND)
+    content = from_folder(folder)
+    assert content.case_ids == set(IDS)
+    assert content.metadata.left_out == {}
+    assert b"left_out" not in (folder / METADATA).read_bytes()
+
+
+def test_nothing_is_promoted_where_every_cell_is_refused(tmp_path: Path) -> None:
+    runs = [_with_failure(_run(n)) for n in (1, 2, 3)]
+    with pytest.raises(BaselineError, match=r"every case is: .* has unexpected failures"):
+        promote(runs, tmp_path, reason="r", cases=SECOND, leave_refused=True)
