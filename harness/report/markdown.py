@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from harness.errors import UsageError
 from harness.paths import run_folder
 from harness.records import Comparison, RunRecord, RunSummary
-from harness.report import by_kappa, notes, tables
+from harness.report import by_kappa, notes, tables, toml_text
 from harness.report import format as text
 from harness.report.catalog import Catalog, is_opponent, registry_facts, task_formula
 from harness.report.roofline import peaks_line
@@ -64,6 +64,7 @@ def render_run(
         "roofline": peaks_line(run.machine.model),
         "identity_table": _identity_table(summary),
         "method_table": _method_table(view),
+        "manifest": toml_text.compact(run.manifest_toml),
         "fence": text.fence(run.manifest_toml),
         "kappa_groups": by_kappa.kappa_groups(view),
         "figure_prefix": figure_prefix,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.table import Table as TerminalTable
 
-from harness.qualification import CaseNoise, PowerPoint, Qualification
+from harness.qualification import MOST_TAU, RAISED, CaseNoise, PowerPoint, Qualification
 from harness.report import format as text
 from harness.report.tables import Column, Table, build
 
@@ -63,7 +63,7 @@ def _lines(found: Qualification) -> Iterator[str]:
     yield from (
         "- Measured effect: a spin is planted in every other sample; the ratio of neighbours says what it did.",
         "- A/A 99th percentile: of the mean log ratio of identical code over that many pairs. The threshold of a case",
-        "  is never below it.",
+        f"  is never below it; above {RAISED:g} times the planned threshold, or {text.percent(MOST_TAU)}, the case cannot pass.",
         "- MDE: a slowdown by the threshold and this much more is called with probability 0.8.",
         "- A difference called between identical code says that the machine is unfit, not that something regressed.",
     )
