@@ -27,7 +27,7 @@ from harness.errors import ExitCode, UnlikeMachinesError
 from harness.estimates import CasePair, Launches
 from harness.kernel_change import kernel_change
 from harness.launch_blocks import MIN_BLOCKS, blocks_between
-from harness.qualification import Qualification
+from harness.qualification import MOST_TAU, RAISED, Qualification
 from harness.quality import Accuracy, QualityVerdict, compare_quality
 from harness.records import CaseSummary, CaseVerdict, Comparison, Design, Outcome, RunStatus, RunSummary, Verdict
 from harness.resource_verdict import first_call_verdict, memory_verdict, resources_of
@@ -35,6 +35,8 @@ from harness.time_verdict import TimeRules, TimeVerdict, control_shift, percent,
 
 FAILING = frozenset({Verdict.REGRESSED, Verdict.BROKEN, Verdict.LESS_ACCURATE, Verdict.TRADE, Verdict.MISSING})
 """Verdicts that fail a check where the row gates."""
+
+_LIMIT = f"{RAISED:g} times the threshold and at most {percent(MOST_TAU)}"
 
 _SOUND = (Outcome.OK, Outcome.THROTTLED)
 """Outcomes that say nothing against the code."""
@@ -67,7 +69,8 @@ def compare(
             of the launches, or unpaired, with tau widened by the spread between runs and ratios corrected by the
             control kernels.
         force: compare unlike machines; the comparison is marked.
-        qualification: of the candidate's machine; tau is then at least the 99th percentile of a case's A/A mean.
+        qualification: of the candidate's machine; tau is then at least the 99th percentile of a case's A/A mean, and
+            a case in which that is above `qualification.noise_limit` cannot pass.
         suspects: ids of cases to be tested for a slowdown before the others (`stages.holm_in_turn`), chosen without
             these launches.
 
@@ -122,8 +125,8 @@ def exit_code_for(comparison: Comparison) -> ExitCode:
 
 
 def surely_not_slower(row: CaseVerdict) -> bool:
-    """Whether the upper bound of the ratio is below 1 + tau: what a gate asks of the time."""
-    return row.high is not None and row.tau is not None and row.high < 1 + row.tau
+    """Whether the upper bound of the ratio is below 1 + tau, a tau within its limit: what a gate asks of the time."""
+    return not row.too_noisy and row.high is not None and row.tau is not None and row.high < 1 + row.tau
 
 
 def _rules(candidate: RunSummary, reference: RunSummary, kind: str) -> TimeRules:
@@ -192,6 +195,7 @@ def _both(case_id: str, pair: CasePair, time: TimeVerdict | None) -> CaseVerdict
         mde=time.mde,
         pairs_needed=time.pairs_needed,
         tau=time.tau,
+        too_noisy=time.too_noisy,
         launches=time.launches,
         reference_launches=time.reference_launches,
         time_s=time.time_s,
@@ -314,7 +318,11 @@ def _qualification_notes(
         return (source,)
     most = max(raised, key=lambda case_id: raised[case_id])
     cases = f"{len(raised)} gating {'case' if len(raised) == 1 else 'cases'}"
-    return source, f"that noise is above the planned threshold in {cases}, most in {most}: {percent(raised[most])}"
+    above = f"that noise is above the planned threshold in {cases}, most in {most}: {percent(raised[most])}"
+    blind = sum(row.too_noisy for row in verdicts if row.case_id in raised)
+    if not blind:
+        return source, above
+    return source, above, f"in {blind} of them it is above what tau may be raised to, {_LIMIT}: they cannot pass"
 
 
 def _notes(rules: TimeRules) -> tuple[str, ...]:

@@ -121,14 +121,14 @@ def route(evidence: Evidence) -> tuple[str, ...]:
     """Ids of the cases that must be measured in fresh pairs: those whose time gates and that part 1 leaves open.
 
     Pairs: `stages.route_stage1`. A screen: every case that is not surely slower by at most its planned threshold; its
-    tau is wider by what a stored reference cannot resolve, and fresh pairs can. Throttled cases are open; cases that
-    failed, or that one side lacks, are decided without a time.
+    tau is wider by what a stored reference cannot resolve, and fresh pairs can. Throttled cases are open, and those too
+    noisy for the launches of part 1; cases that failed, or that one side lacks, are decided without a time.
     """
     rows = [row for row in evidence.comparison.verdicts if _time_gates(row, evidence)]
     if evidence.comparison.kind != "paired":
         return tuple(row.case_id for row in rows if not _surely_within_threshold(row, evidence))
     known = _paired_rows(rows)
-    unknown = {row.case_id for row in rows} - {row.case_id for row in known}
+    unknown = {row.case_id for row in rows} - {row.case_id for row in known if not row.too_noisy}
     if known:
         open_ = stages.route_stage1(_estimate(known, evidence), np.array([row.tau for row in known]))
         unknown |= {row.case_id for row, flag in zip(known, open_.tolist(), strict=True) if flag}
@@ -150,7 +150,7 @@ def _paired_rows(rows: Sequence[CaseVerdict]) -> list[CaseVerdict]:
 
 def _surely_within_threshold(row: CaseVerdict, evidence: Evidence) -> bool:
     threshold = evidence.candidate.cases[row.case_id].planned.threshold
-    return row.high is not None and row.high < 1 + threshold
+    return not row.too_noisy and row.high is not None and row.high < 1 + threshold
 
 
 def with_quality_of(fresh: RunSummary, first: RunSummary) -> RunSummary:

@@ -31,7 +31,19 @@ LEVELS = (0.01, 0.02, 0.03, 0.05, 0.10)
 
 NULL_PERCENTILE = 0.99
 
+RAISED = 3.0
+"""Times its planned threshold that noise may raise a case's tau to: 2 % becomes 6 % at most. By the noise of identical
+code alone tau grows without bound (130 % was seen on a busy CPU, 2026-11), and a pass at such a tau says nothing."""
+
+MOST_TAU = 0.10
+"""That noise may raise tau to, however large RAISED times the threshold is; a larger threshold stands as planned."""
+
 Count = Annotated[int, Field(ge=0)]
+
+
+def noise_limit(threshold: float) -> float:
+    """The largest tau, raised by noise, at which a case may be called `unchanged` or surely not slower; fractions."""
+    return max(threshold, min(RAISED * threshold, MOST_TAU))
 
 
 class CaseNoise(Record):

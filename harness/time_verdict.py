@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from harness import stats
 from harness.estimates import CasePair, Launches, estimates
-from harness.qualification import CaseNoise
+from harness.qualification import CaseNoise, noise_limit
 from harness.records import CaseSummary, Design, Mode, Outcome, RunSummary, Verdict
 from harness.stages import holm_in_turn
 
@@ -101,9 +101,10 @@ class TimeRules:
         Run to run: t(0.95, m-1) s sqrt(1 + 1/m) for a spread s stored with m >= 2 runs, else 1.64 sqrt(1 + 1/m) times
         RUN_SPREAD (1.4 % for a single run), or HOST_SPREAD (40 %) for a case executed unlike the controls. Machine: the
         larger of the controls' disagreement and UNIT_MARGIN. On a qualified machine the threshold is at least the 99th
-        percentile of the case's A/A mean.
+        percentile of the case's A/A mean, however large that is: what identical code does must not be called a
+        difference. Beyond `noise_limit` that nothing changed cannot be said.
         """
-        threshold = max(pair.candidate.planned.threshold, self._null_percentile(pair))
+        threshold = max(pair.candidate.planned.threshold, self.null_percentile(pair))
         if self.launches.design == "paired":
             return threshold
         machine = UNIT_MARGIN if self.another_unit else 0.0
@@ -113,7 +114,8 @@ class TimeRules:
         spread = HOST_SPREAD if host_bound and pair.reference.run_spread is None else pair.reference.run_spread
         return threshold + self.run_margin(spread, pair.reference.runs) + machine
 
-    def _null_percentile(self, pair: CasePair) -> float:
+    def null_percentile(self, pair: CasePair) -> float:
+        """What the machine's qualification says of the case's noise over these launches; 0 where it is unknown."""
         known = self.noise.get(pair.candidate.planned.case.case_id)
         launches = self.launches.common(pair)
         return known.null_percentile(launches) if known and launches else 0.0
@@ -140,6 +142,7 @@ class TimeVerdict:
     mde: float | None = None
     pairs_needed: int | None = None
     tau: float | None = None
+    too_noisy: bool = False
     launches: int = 0
     reference_launches: int = 0
     time_s: float | None = None
@@ -205,6 +208,13 @@ class _Figures:
     time_s: float
     reference_time_s: float
     tau: float
+    noise: float
+    limit: float
+
+    @property
+    def too_noisy(self) -> bool:
+        """Whether the machine's noise needs a tau above its limit: the case then is neither unchanged nor passed."""
+        return self.noise > self.limit
 
 
 def _figures(pairs: Sequence[CasePair], rules: TimeRules) -> list[_Figures]:
@@ -232,6 +242,8 @@ def _figures(pairs: Sequence[CasePair], rules: TimeRules) -> list[_Figures]:
         "time_s": found.time_s,
         "reference_time_s": found.reference_time_s,
         "tau": tau,
+        "noise": np.array([rules.null_percentile(pair) for pair in pairs]),
+        "limit": np.array([noise_limit(pair.candidate.planned.threshold) for pair in pairs]),
     }
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     return [
@@ -266,7 +278,7 @@ def _verdict(figures: _Figures) -> TimeVerdict:
         verdict = Verdict.REGRESSED
     elif figures.faster < stats.ALPHA:
         verdict = Verdict.IMPROVED
-    elif figures.unchanged:
+    elif figures.unchanged and not figures.too_noisy:
         verdict = Verdict.UNCHANGED
     else:
         needed = _pairs_needed(figures)
@@ -282,6 +294,7 @@ def _verdict(figures: _Figures) -> TimeVerdict:
         mde=_known(math.expm1(figures.log_mde)),
         pairs_needed=needed,
         tau=figures.tau,
+        too_noisy=figures.too_noisy,
         launches=figures.n,
         reference_launches=figures.n_ref,
         time_s=_known(figures.time_s),
@@ -297,6 +310,11 @@ def _why_undecided(figures: _Figures, needed: int | None) -> str:
         what = f"{'pair' if fewest == 1 else 'pairs'} of launches" if figures.design == "paired" else unit
         side = "" if figures.design == "paired" or figures.n == figures.n_ref else _fewer_side(figures)
         return f"{fewest} {what}{side}; at least {stats.MIN_LAUNCHES} are needed"
+    if figures.too_noisy:
+        return (
+            f"this machine's noise needs tau {percent(figures.noise)}, above the {percent(figures.limit)} limit: it "
+            "cannot judge this case; re-qualify on a quiet machine, measure more pairs or raise the case's threshold"
+        )
     remedy = "more launches needed" if needed is None else f"about {needed} pairs would decide"
     if figures.alone < stats.ALPHA:
         adjusted = min(figures.slower, figures.faster)
@@ -312,7 +330,7 @@ def _why_undecided(figures: _Figures, needed: int | None) -> str:
 
 def _pairs_needed(figures: _Figures) -> int | None:
     """Pairs that would decide; against a stored reference no number of the candidate's launches alone need do."""
-    if figures.design != "paired" or figures.n < stats.MIN_LAUNCHES:
+    if figures.design != "paired" or figures.n < stats.MIN_LAUNCHES or figures.too_noisy:
         return None
     spread = figures.log_se * math.sqrt(figures.n)
     needed = stats.pairs_to_decide(figures.log_ratio, spread, figures.tau, family=figures.family)

@@ -136,6 +136,8 @@ class CaseVerdict(Record):
     pairs_needed: int | None = None
     """Pairs that would decide an inconclusive paired case at its ratio and spread; None: not known, or over 1000."""
     tau: float | None = None
+    too_noisy: bool = False
+    """Noise raised `tau` beyond its limit: differences larger still are called, that there is none is not."""
     design: Design | None = None
     """None: no times were compared."""
     launches: int = 0

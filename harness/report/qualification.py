@@ -63,7 +63,9 @@ def _lines(found: Qualification) -> Iterator[str]:
     yield from (
         "- Measured effect: a spin is planted in every other sample; the ratio of neighbours says what it did.",
         "- A/A 99th percentile: of the mean log ratio of identical code over that many pairs. The threshold of a case",
-        f"  is never below it; above {RAISED:g} times the planned threshold, or {text.percent(MOST_TAU)}, the case cannot pass.",
+        "  is never below it. Where it is above the planned threshold, and above the smaller of "
+        f"{RAISED:g} times that and {text.percent(MOST_TAU)},",
+        "  the case cannot pass.",
         "- MDE: a slowdown by the threshold and this much more is called with probability 0.8.",
         "- A difference called between identical code says that the machine is unfit, not that something regressed.",
     )

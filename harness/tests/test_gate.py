@@ -14,10 +14,12 @@ from harness.errors import ExitCode, UsageError
 from harness.gate import Evidence, GateCase, GateResult, GateRules, judge, route, with_quality_of
 from harness.gate_findings import Ruling
 from harness.manifest import GatePolicy, parse_manifest
+from harness.qualification import CaseNoise, Qualification
 from harness.records import CaseVerdict, Mode, Outcome, PlannedCase, Verdict
 from harness.sweep import plan
 from harness.tests.factories import make_case, make_planned
 from harness.tests.sides import CONTROL, EAGER, Kind, Side, planned, run_of
+from harness.tests.test_qualification import found
 from harness.waivers import Waiver, load_waivers
 
 TODAY = date(2026, 11, 22)
@@ -25,10 +27,11 @@ A, B = planned("coupled_pe"), planned("eigh")
 NOISY = 0.05
 
 
-def evidence(*pairs: tuple[Side, Side], kind: Kind = "paired") -> Evidence:
+def evidence(*pairs: tuple[Side, Side], kind: Kind = "paired", qualification: Qualification | None = None) -> Evidence:
     """Candidate and reference of every case."""
     candidate, reference = run_of(*(mine for mine, _ in pairs), number=2), run_of(*(other for _, other in pairs))
-    return Evidence(candidate=candidate, reference=reference, comparison=compare(candidate, reference, kind=kind))
+    comparison = compare(candidate, reference, kind=kind, qualification=qualification)
+    return Evidence(candidate=candidate, reference=reference, comparison=comparison)
 
 
 def both(time: float = 1.0, *, plan: PlannedCase = A, noise: float = 0.002, **changes: Any) -> tuple[Side, Side]:
@@ -116,6 +119,25 @@ class TestStages:
             "(gate.fresh_pairs)",
         )
         assert result.exit_code is ExitCode.UNDECIDED
+
+    @pytest.mark.parametrize("spread", [0.1, 1.0])
+    @pytest.mark.parametrize("time", [1.0, 1.05])
+    def test_a_machine_too_noisy_to_judge_passes_nothing(self, spread: float, time: float) -> None:
+        """10.9 % and 183 % over six pairs: identical code and a slowdown hidden in noise end alike, undecided."""
+        known = found(CaseNoise(case_id=A.case.case_id, pairs=18, spread=spread, gates=True))
+        first = evidence(both(time, noise=1e-4), both(1.0, plan=B), qualification=known)
+        assert route(first) == (A.case.case_id,)
+        assert ruled(first).exit_code is ExitCode.UNDECIDED
+        result = ruled(first, evidence(both(time, noise=1e-4), qualification=known))
+        assert [case.ruling for case in result.cases] == [Ruling.UNDECIDED, Ruling.PASSED]
+        assert "it cannot judge this case" in str(result.cases[0].reason)
+        assert result.exit_code is ExitCode.UNDECIDED
+
+    def test_a_screen_measures_again_what_noise_leaves_open(self) -> None:
+        known = found(CaseNoise(case_id=A.case.case_id, pairs=18, spread=1.0, gates=True))
+        screen = evidence(both(1.0), both(1.0, plan=B), kind="baseline", qualification=known)
+        assert route(screen) == (A.case.case_id,)
+        assert ruled(screen).exit_code is ExitCode.UNDECIDED
 
     def test_a_screen_without_fresh_pairs_decides_itself(self) -> None:
         result = ruled(evidence(both(1.2), kind="baseline"))

@@ -11,24 +11,26 @@ import pytest
 import torch
 
 from harness import cli, environment
-from harness.compare import compare
-from harness.errors import MeasurementError
+from harness.compare import compare, exit_code_for, surely_not_slower
+from harness.errors import ExitCode, MeasurementError
 from harness.injection import every_other_group_slowed, make_spin, measured_effect
 from harness.manifest import parse_manifest
-from harness.qualification import CaseNoise, PowerPoint, Qualification, case_noise, count
+from harness.qualification import CaseNoise, PowerPoint, Qualification, case_noise, count, noise_limit
 from harness.qualify import QualifyRequest, qualify
 from harness.records import MachineIdentity, Mode, Outcome, TimingPolicy, Verdict
 from harness.report.qualification import qualification_markdown
 from harness.store import Store
 from harness.sweep import plan
 from harness.tests.factories import CPU, H100, SOFTWARE
-from harness.tests.sides import CONTROL, EAGER, Side, planned, run_of
+from harness.tests.sides import CONTROL, EAGER, Kind, Side, planned, run_of
 from harness.tests.test_gate_cli import CASE_ID, MANIFEST
 from harness.tests.test_runner import Recorder
 from harness.timing import Stopwatch
 from iroot.registry import Operands
 
 A = planned()
+RUN_MARGIN = 1.6449 * 0.006 * math.sqrt(2)
+"""What a single run as reference adds to tau: 1.4 %."""
 
 
 def found(*cases: CaseNoise, machine: MachineIdentity = H100, name: str = "q-1", called: int = 0) -> Qualification:
@@ -142,6 +144,53 @@ class TestVerdicts:
         comparison = compare(run_of(Side(), number=2), run_of(Side()), kind="paired", qualification=found(quiet))
         assert comparison.verdicts[0].tau == 0.02
         assert comparison.notes[-1].endswith("by qualification q-1")
+
+    def test_the_limit_of_noise(self) -> None:
+        """Three times the threshold, never above 10 %, and never below what was planned."""
+        assert [noise_limit(planned) for planned in (0.01, 0.02, 0.05, 0.3)] == pytest.approx([0.03, 0.06, 0.1, 0.3])
+
+    @pytest.mark.parametrize("spread", [0.06, 1.0])
+    @pytest.mark.parametrize(("time", "kind"), [(1.0, "paired"), (0.995, "paired"), (1.0, "run")])
+    def test_noise_beyond_the_limit_lets_nothing_pass(self, spread: float, time: float, kind: Kind) -> None:
+        """6.5 % and 183 % over six pairs, where 2 % is planned: even a perfectly quiet comparison is no pass."""
+        noise = self.NOISY.model_copy(update={"spread": spread})
+        quiet = run_of(Side(time=time, noise=1e-4), number=2), run_of(Side(noise=1e-4))
+        comparison = compare(*quiet, kind=kind, qualification=found(noise))
+        (row,) = comparison.verdicts
+        assert row.verdict is Verdict.INCONCLUSIVE
+        percentile = noise.null_percentile(6)
+        assert row.tau == pytest.approx(percentile + (0.0 if kind == "paired" else RUN_MARGIN), rel=1e-4)
+        needed = (
+            f"this machine's noise needs tau {100 * percentile:.1f} %, above the 6.0 % limit: it cannot judge this case"
+        )
+        assert str(row.reason).startswith(needed)
+        assert (row.too_noisy, row.pairs_needed, surely_not_slower(row)) == (True, None, False)
+        assert exit_code_for(comparison) is ExitCode.UNDECIDED
+        limit = "in 1 of them it is above what tau may be raised to, 3 times the threshold and at most 10.0 %"
+        assert comparison.notes[-1] == f"{limit}: they cannot pass"
+
+    def test_more_pairs_bring_noise_within_the_limit(self) -> None:
+        noise = self.NOISY.model_copy(update={"spread": 0.06})
+        twelve = run_of(Side(launches=12), number=2), run_of(Side(launches=12))
+        (row,) = compare(*twelve, kind="paired", qualification=found(noise)).verdicts
+        assert (row.verdict, row.too_noisy) == (Verdict.UNCHANGED, False)
+        assert row.tau == pytest.approx(noise.null_percentile(12))
+
+    @pytest.mark.parametrize(("time", "verdict"), [(2.0, Verdict.REGRESSED), (0.5, Verdict.IMPROVED)])
+    def test_a_difference_beyond_all_noise_is_called_still(self, time: float, verdict: Verdict) -> None:
+        noise = self.NOISY.model_copy(update={"spread": 0.06})
+        pair = run_of(Side(time=time), number=2), run_of(Side())
+        (row,) = compare(*pair, kind="paired", qualification=found(noise)).verdicts
+        assert (row.verdict, row.too_noisy) == (verdict, True)
+        hidden = noise.model_copy(update={"spread": 1.0})
+        (row,) = compare(*pair, kind="paired", qualification=found(hidden)).verdicts
+        assert row.verdict is Verdict.INCONCLUSIVE
+
+    def test_a_planned_threshold_above_the_limit_stands(self) -> None:
+        side = Side(planned=planned(threshold=0.3))
+        noise = self.NOISY.model_copy(update={"spread": 0.2})
+        (row,) = compare(run_of(side, number=2), run_of(side), kind="paired", qualification=found(noise)).verdicts
+        assert (row.verdict, row.tau) == (Verdict.UNCHANGED, 0.3)
 
     def test_a_case_it_does_not_know_is_said(self) -> None:
         comparison = compare(run_of(Side(), number=2), run_of(Side()), kind="paired", qualification=found())
