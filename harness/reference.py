@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from harness.errors import UnlikeMachinesError, UsageError
-from harness.records import EXTERNAL, INTERLEAVED, Comparison, RunRecord, RunStatus, RunSummary
+from harness.records import EXTERNAL, INTERLEAVED, Comparison, RunRecord, RunStatus, RunSummary, Verdict
 
 if TYPE_CHECKING:
     from harness.store import Store
@@ -99,7 +99,24 @@ def compare_run(store: Store, run_id: str, against: str | None = None, force: bo
     notes += dict.fromkeys(
         side.note for side in (run, reference.summary.run) if side.manifest == EXTERNAL and side.note is not None
     )
+    notes += _finer(comparison, run)
     return comparison.model_copy(update={"notes": (*comparison.notes, *notes)}) if notes else comparison
+
+
+def _finer(comparison: Comparison, run: RunRecord) -> list[str]:
+    """How to see smaller effects than this comparison: pairs for imported samples, a gate for undecided pairs."""
+    imported, paired = run.manifest == EXTERNAL, comparison.kind == "paired"
+    taus = [row.tau for row in comparison.verdicts if row.tau is not None]
+    if imported and not paired and taus:
+        threshold = min(planned.threshold for planned in run.cases)
+        return [
+            f"launches that alternated, both runs imported with --paired, are judged at tau {100 * threshold:.1f} %; "
+            f"here it is {100 * min(taus):.1f} %"
+        ]
+    undecided = any(row.gates and row.verdict is Verdict.INCONCLUSIVE and row.tau for row in comparison.verdicts)
+    if paired and undecided and not imported:
+        return ["`iroot bench gate` measures undecided cases again in fresh pairs, adjusted over these alone"]
+    return []
 
 
 @dataclass(frozen=True, kw_only=True)

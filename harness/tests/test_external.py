@@ -22,6 +22,7 @@ from harness.cli.import_ import import_
 from harness.errors import HarnessError, StoreError, UsageError
 from harness.external import import_external
 from harness.external_formats import REPETITIONS_NOTE, Row, read_external
+from harness.paths import project_root
 from harness.records import INTERLEAVED, Outcome, Verdict
 from harness.reference import compare_run
 from harness.report.markdown import render_run
@@ -99,6 +100,28 @@ def test_pairs_cancel_what_interleaved_launches_share(store: Store) -> None:
     assert {row.verdict for row in unpaired.verdicts} == {Verdict.INCONCLUSIVE}
     assert {row.verdict for row in paired_.verdicts} == {Verdict.UNCHANGED}
     assert all(row.tau == 0.02 for row in paired_.verdicts)  # nothing to widen it by
+
+
+def test_pairs_call_what_single_runs_cannot(store: Store) -> None:
+    """+3 % at a spread of 0.3 %: beyond 2.0 % and within 2.0 % + 1.64 sqrt(2) 0.6 %. Help and note say so."""
+    for paired in (False, True):
+        _imported(store, f"a{paired}", paired=paired, seed=1)
+        _imported(store, f"b{paired}", paired=paired, seed=2, scale=1.03)
+    unpaired, paired_ = compare_run(store, "bFalse", "aFalse"), compare_run(store, "bTrue", "aTrue")
+    assert unpaired is not None
+    assert paired_ is not None
+    assert (unpaired.verdicts[0].verdict, paired_.verdicts[0].verdict) == (Verdict.INCONCLUSIVE, Verdict.REGRESSED)
+    assert unpaired.verdicts[0].tau == pytest.approx(0.02 + 1.6449 * math.sqrt(2) * 0.006, rel=1e-4)
+    figures = [f"{100 * (comparison.verdicts[0].tau or 0):.1f} %" for comparison in (paired_, unpaired)]
+    assert unpaired.notes[-1] == (
+        f"launches that alternated, both runs imported with --paired, are judged at tau {figures[0]}; "
+        f"here it is {figures[1]}"
+    )
+    assert not any("--paired" in note or "bench gate" in note for note in paired_.notes)
+    shown = " ".join(_call("import", "--help").output.replace("│", " ").split())
+    assert f"judged at a minimum effect of {figures[0]} instead of {figures[1]}" in shown
+    readme = (project_root() / "README.md").read_text(encoding="utf-8").replace("\n", " ")
+    assert f"a slowdown is called beyond {figures[0]}, not {figures[1]}" in readme
 
 
 def test_one_paired_side_is_not_enough_for_pairs(store: Store) -> None:

@@ -175,6 +175,17 @@ def test_a_case_that_one_arm_lacks_is_missing_under_a_filter_too(store: Store) -
     assert {row.case_id for row in comparison.verdicts if row.verdict is Verdict.MISSING} == {SLOW}
 
 
+@pytest.mark.parametrize(("launches", "undecided"), [(4, False), (2, True)])
+def test_undecided_pairs_point_at_the_gate(store: Store, launches: int, undecided: bool) -> None:
+    """Two pairs are too few for any verdict."""
+    a = measured(store, 1, arm="x", launches=launches)
+    b = measured(store, 2, arm="y", launches=launches, paired_with=a.run_id)
+    comparison = compare_run(store, b.run_id)
+    assert comparison is not None
+    hint = "`iroot bench gate` measures undecided cases again in fresh pairs, adjusted over these alone"
+    assert (hint in comparison.notes) is undecided
+
+
 def test_cases_left_out_by_the_filter_are_not_missing(store: Store) -> None:
     measured(store, 1)
     run = make_run(CASES[:1], number=2, status=RunStatus.COMPLETE).model_copy(update={"filter": "n<=256"})
