@@ -1,9 +1,10 @@
-"""What a call is expected to take on a GPU: FLOP over measured rates, and what every call and every step adds.
+"""What a call is expected to take on a GPU: what every call and every product adds, memory traffic, FLOP over a rate.
 
-    seconds = call + iterations * step + flops / rate
+    seconds = call + entry * entries + products * (product + traffic * bytes) + flops / rate
 
-A small matrix is served by the latency of its steps, a large one or a batch by the rate; both matter between n = 256
-and 2048. Only quotients decide a choice, so one table serves every CUDA device, but for what it lacks.
+`products` are of n x n matrices, one for n^3 FLOP: a small matrix is served by the latency of its kernels, a stack that
+does not stay in the cache by memory, a large matrix by the rate. Only quotients decide a choice, so one table serves
+every CUDA device, but for what it lacks.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from iroot.precision import get_precision
 from iroot.registry import MethodSpec, Workload
 
 FUSED_CAPABILITY = (9, 0)
@@ -21,51 +23,79 @@ SMALLEST_FUSED = 128
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """One precision: FLOP per second as methods count them (products of words included), and seconds per step."""
+    """One precision: FLOP per second as methods count them (products of words included), and seconds per product."""
 
     flops_per_s: float
-    step_s: float
+    product_s: float
 
 
-CALL_S = 45e-6
-"""Bounds, scaling and the way back, of any method."""
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """Bounds, scaling and the way back: seconds, and seconds for each entry of the matrices."""
 
-RATES = {
-    "bf16": Rate(flops_per_s=2.7e14, step_s=1.2e-5),
-    "fp16": Rate(flops_per_s=2.7e14, step_s=1.2e-5),  # 0.98 to 1.04 of bfloat16's time: equal, so the errors decide
-    "tf32": Rate(flops_per_s=1.3e14, step_s=2.4e-5),
-    "bf16x3": Rate(flops_per_s=1.7e14, step_s=3.5e-5),
-    "fp16x3": Rate(flops_per_s=8.0e13, step_s=3.5e-5),
-    "fp32": Rate(flops_per_s=2.1e13, step_s=2.2e-5),
-    "fp64": Rate(flops_per_s=2.7e13, step_s=1.8e-5),
-    "fp8_e4m3": Rate(flops_per_s=1.6e14, step_s=1.6e-4),
-    "fp8_e5m2": Rate(flops_per_s=1.35e14, step_s=2.0e-4),
-    "int8": Rate(flops_per_s=1.15e14, step_s=1.9e-4),
+    call_s: float
+    entry_s: float
+
+
+ROOT_RATES = {
+    "bf16": Rate(flops_per_s=4.5e14, product_s=2.5e-6),
+    "fp16": Rate(flops_per_s=4.5e14, product_s=2.5e-6),  # 0.98 to 1.04 of bfloat16's time: equal, so the errors decide
+    "tf32": Rate(flops_per_s=2.25e14, product_s=5.2e-6),
+    "bf16x3": Rate(flops_per_s=2.7e14, product_s=8e-6),
+    "fp16x3": Rate(flops_per_s=2.1e14, product_s=2.5e-5),
+    "fp32": Rate(flops_per_s=2.3e13, product_s=6.4e-6),
+    "fp64": Rate(flops_per_s=3.3e13, product_s=2.9e-6),
+    "fp8_e4m3": Rate(flops_per_s=1.45e14, product_s=1.6e-4),
 }
-"""Rounded from least squares of the relative error over the CUDA graphs of `production`, method by method: coupled_pe
-and graded_pe of roots and applies; 8 bits, and float64's rate, from the polar methods; float64's step from coupled_pe
-at n = 256 (one NVIDIA H100 80GB HBM3, torch 2.11, 2026-11-22; `reports/h100-production.md`)."""
-
-_EXTRA_CALL_S = {
-    ("gram_apply", "chebyshev"): 1e-3,
-    ("inverse_apply", "graded_pe"): 3e-5,
-    ("inverse_apply", "hybrid"): 5e-4,
-    ("solve", "coupled_pe"): 2.6e-3,
+"""Of roots and what applies them, whose products are symmetric: a FLOP of them, counted half, takes longer."""
+POLAR_RATES = {
+    "bf16": Rate(flops_per_s=7.1e14, product_s=1.7e-6),
+    "fp16": Rate(flops_per_s=7.1e14, product_s=1.7e-6),
+    "tf32": Rate(flops_per_s=2.25e14, product_s=5.2e-6),
+    "bf16x3": Rate(flops_per_s=2.7e14, product_s=3e-6),
+    "fp16x3": Rate(flops_per_s=2.1e14, product_s=1.2e-5),
+    "fp32": Rate(flops_per_s=2.9e13, product_s=4.5e-6),
+    "fp64": Rate(flops_per_s=4.2e13, product_s=2.5e-6),
+    "fp8_e4m3": Rate(flops_per_s=1.45e14, product_s=3.4e-5),
+    "fp8_e5m2": Rate(flops_per_s=1.45e14, product_s=4.4e-5),
+    "int8": Rate(flops_per_s=1.0e14, product_s=4.1e-5),
 }
-"""Of methods that estimate a bound by many small products, form a root and round it again to apply it, apply a
-polynomial degree by degree, or run eagerly because they check their result on the host. Same run."""
+"""Least squares of the relative error over the CUDA graphs of three runs of `production` of six launches each (NVIDIA
+H100 80GB HBM3, torch 2.11, 2026-11-23). Where one size alone was measured (roots in bf16x3 and fp8_e4m3, polar factors
+in tf32, fp16x3, fp32, fp8_e5m2), one of the two figures is assumed and the other follows."""
 
-_ROUNDED_ENTRY_S = 3e-11
-"""Of each entry of a root that is formed and rounded again. Same run."""
+_ROOT_TRAFFIC_S = 1.1e-12
+_POLAR_TRAFFIC_S = 5.5e-13
+"""Of each byte of a matrix and product: float16 at 16 x 1024 x 1024 takes 77 us for a symmetric product of 16 matrices
+and 31 us for one of 2048 x 2048. Same runs."""
+
+_ROOT_CALLS = {False: Call(call_s=6.3e-5, entry_s=3e-12), True: Call(call_s=2.1e-5, entry_s=0.0)}
+_APPLY_CALLS = {False: Call(call_s=6.8e-5, entry_s=1.3e-11), True: Call(call_s=6.8e-5, entry_s=4.5e-11)}
+"""By whether the steps are graded: those kernels form the bound, and a root is rounded again to be applied."""
+_POLAR_CALL = Call(call_s=5.2e-5, entry_s=9.4e-12)
+"""All of 16-bit words. Same runs."""
+
+_DEGREE_S = {"inverse_apply": 1.3e-5, "gram_apply": 2.1e-5}
+"""Of a degree of `chebyshev`: 887, 1123 and 1407 us for 56, 72 and 92 of them, n = 1024, k = 64. Same runs."""
+_GRAM_ESTIMATE_S = 8.5e-4
+"""Of its bound of a Gram matrix that is not formed, by many small products. Same runs."""
+_POLYNOMIAL_S = 6.5e-4
+"""Of the polynomial of `hybrid`. Same runs."""
+_GRAM_FLOPS_PER_S = 2.5e13
+"""Of a Gram matrix formed in float32, counted half: 16 us for 256 x 1024, 175 us for 4096 x 1024. Same runs."""
+_HOST_S = 2.8e-3
+"""Of `coupled_pe` of a system at least, which runs eagerly since it checks its result on the host: 2.5 ms in float32,
+2.9 in float16. Same runs."""
 
 _UNFUSED_STEP_S = 7.3e-5
 _UNFUSED_ENTRY_S = 1.2e-10
 """Of a graded step in separate kernels, and for each entry of the matrix: 1329 us at n = 1024 and 4323 us at n = 2048
 for six steps (H100, `ci/adr/0015-fused-graded-roots.md`)."""
 
-_PIVOT_S = {"fp32": 2.5e-6, "fp64": 3.1e-6}
+_PIVOT_S = {"fp64": 3.1e-6}
+_SINGLE_PIVOT_S = 2.5e-6
 """Of each column of an LU factorisation: 2.58 ms in float32 at n = 1024; in float64 1.25 times that, as of Cholesky
-factorisations (same run). Larger ones were not measured."""
+factorisations. Larger ones were not measured."""
 
 _FAST_DOUBLE = ((6, 0), (7, 0), (8, 0), (9, 0), (10, 0))
 _DOUBLE_SHARE = 1.0 / 64.0
@@ -76,41 +106,68 @@ arithmetic throughput)."""
 def seconds(spec: MethodSpec, workload: Workload, options: Any, *, capability: tuple[int, int]) -> float:
     """Expected time of one call in a CUDA graph.
 
-    0.75 to 1.3 times what was measured for coupled and graded roots and applies, n = 256 to 2048; up to 2.1 times for
-    polar factors, alike in every precision; 0.4 to 2.3 times for methods that `auto` seldom takes (H100, 2026-11).
+    Within 6 % in root mean square of 205 cases in 16 bits to float64 (H100, 2026-11-23): 0.89 to 1.14 times what was
+    measured for coupled and graded roots and applies in 16 bits, 0.87 to 1.19 in others, 0.96 to 1.07 for
+    `polar_express`, 0.81 to 1.26 for methods that `auto` seldom takes; 0.4 to 1.6 for those it never takes.
 
     Args:
         workload: with its precision.
         capability: CUDA compute capability.
     """
-    # What no row serves was named by the caller: it meets no other precision, and any row orders its methods.
-    rate = RATES.get(workload.precision, RATES["fp32"])
-    per_s = rate.flops_per_s
-    if workload.precision == "fp64" and capability not in _FAST_DOUBLE:
-        per_s = RATES["fp32"].flops_per_s * _DOUBLE_SHARE
+    rate = _rate(spec, workload.precision, capability)
+    call, rows, columns = _call(spec, workload.precision), *_size(spec, workload)
+    entries = workload.batch * float(rows) * columns
+    flops = spec.flops(workload, options)
+    total = _iterations(spec, workload) * (call.call_s + call.entry_s * entries) + flops / rate.flops_per_s
+    traffic = entries * get_precision(workload.precision).storage.itemsize
+    traffic *= _POLAR_TRAFFIC_S if spec.task == "polar" else _ROOT_TRAFFIC_S
     steps = 0 if spec.steps is None else spec.steps(workload, options)
-    total = CALL_S + _EXTRA_CALL_S.get((spec.task, spec.name), 0.0)
-    if spec.name == "lu":
-        total += _PIVOT_S[workload.precision] * workload.n
-    entries = workload.batch * float(workload.n) ** 2
-    if is_graded(spec, workload.precision) and spec.task != "inverse_root":
-        total += _ROUNDED_ENTRY_S * entries
+    if spec.name == "chebyshev":
+        # Full products, of a matrix and a few columns: one operand to read, and no FLOP counted half.
+        total += steps * (_DEGREE_S[spec.task] + 0.5 * traffic) - 0.5 * flops / rate.flops_per_s
+        return total + (_GRAM_ESTIMATE_S if spec.task == "gram_apply" else 0.0)
     if is_graded(spec, workload.precision) and (capability < FUSED_CAPABILITY or spec.name == "hybrid"):
         total += steps * (_UNFUSED_STEP_S + _UNFUSED_ENTRY_S * entries)
     else:
-        total += steps * _iterations(spec, workload) * rate.step_s
-    flops = spec.flops(workload, options)
+        products = flops / (get_precision(workload.precision).products * entries * rows)
+        total += products * (rate.product_s + traffic)
+    if spec.name == "hybrid":
+        total += _POLYNOMIAL_S
     if spec.name in ("dense", "dual"):
-        formed = workload.batch * float(workload.m) * workload.n * min(workload.m, workload.n)
-        formed = formed if spec.name == "dual" else workload.batch * float(workload.m) * float(workload.n) ** 2
-        total += formed / RATES["fp32"].flops_per_s
-    return total + flops / per_s
+        total += workload.batch * float(workload.m) * workload.n * columns / _GRAM_FLOPS_PER_S
+    if spec.task == "solve" and steps == 0:
+        total += _PIVOT_S.get(workload.precision, _SINGLE_PIVOT_S) * workload.n
+    return max(total, _HOST_S) if (spec.task, spec.name) == ("solve", "coupled_pe") else total
 
 
 def is_graded(spec: MethodSpec, precision: str) -> bool:
     """Whether the steps are those of `graded_pe`."""
     inner = spec.name == "dense" and precision.removesuffix("_emulated") in ("bf16", "fp16")
     return inner or spec.name in ("graded_pe", "hybrid")
+
+
+def _rate(spec: MethodSpec, precision: str, capability: tuple[int, int]) -> Rate:
+    rates = POLAR_RATES if spec.task == "polar" else ROOT_RATES
+    # What no row serves was named by the caller: it meets no other precision, and any row orders its methods.
+    rate = rates.get(precision, rates["fp32"])
+    if precision == "fp64" and capability not in _FAST_DOUBLE:
+        return Rate(flops_per_s=rates["fp32"].flops_per_s * _DOUBLE_SHARE, product_s=rate.product_s)
+    return rate
+
+
+def _call(spec: MethodSpec, precision: str) -> Call:
+    if spec.task == "polar":
+        return _POLAR_CALL
+    calls = _APPLY_CALLS if spec.task in ("inverse_apply", "gram_apply") else _ROOT_CALLS
+    return calls[is_graded(spec, precision)]
+
+
+def _size(spec: MethodSpec, workload: Workload) -> tuple[int, int]:
+    """Of the matrix that is multiplied, the shorter side first."""
+    small, large = sorted((workload.m, workload.n))
+    if spec.name == "dense":
+        return workload.n, workload.n
+    return (small, small) if spec.name == "dual" else (small, large)
 
 
 def _iterations(spec: MethodSpec, workload: Workload) -> int:

@@ -15,25 +15,42 @@ MEASURED = [
     ("inverse_root", "graded_pe", "fp16", 2, 1024, 1, None, 1e4, 207e-6),
     ("inverse_root", "graded_pe", "fp16", 2, 1024, 16, None, 1e4, 2110e-6),
     ("inverse_root", "graded_pe", "fp16", 2, 2048, 1, None, 5e3, 889e-6),
-    ("inverse_root", "coupled_pe", "fp16", 2, 1024, 1, None, 1e4, 233e-6),
+    ("inverse_root", "graded_pe", "fp16", 2, 1024, 1, None, 1e2, 140e-6),
+    ("inverse_root", "coupled_pe", "fp16", 2, 1024, 1, None, 1e2, 176e-6),
+    ("inverse_root", "coupled_pe", "fp16", 2, 1024, 1, None, 1e4, 230e-6),
+    ("inverse_root", "coupled_pe", "fp16", 2, 1024, 16, None, 1e4, 1821e-6),
+    ("inverse_root", "coupled_pe", "fp64", 2, 256, 1, None, 4.75e3, 145e-6),
     ("inverse_root", "coupled_pe", "tf32", 2, 1024, 1, None, 1e4, 403e-6),
     ("inverse_root", "coupled_pe", "bf16x3", 2, 1024, 1, None, 1e4, 589e-6),
     ("inverse_root", "coupled_pe", "fp16x3", 2, 1024, 1, None, 1e4, 1008e-6),
     ("inverse_root", "coupled_pe", "fp32", 2, 2048, 1, None, 1e4, 7739e-6),
     ("inverse_apply", "graded_pe", "fp16", 2, 1024, 1, 64, 1e2, 221e-6),
     ("inverse_apply", "coupled_pe", "fp16", 2, 2048, 1, 16, 1e2, 427e-6),
-    ("inverse_apply", "hybrid", "fp16", 2, 1024, 1, 64, 1e2, 1101e-6),
+    ("inverse_apply", "hybrid", "fp16", 2, 1024, 1, 64, 1e2, 1102e-6),
+    ("inverse_apply", "chebyshev", "fp16", 2, 1024, 1, 64, 1e2, 1123e-6),
+    ("polar", "polar_express", "fp16", None, 1024, 1, None, 1e3, 151e-6),
+    ("polar", "polar_express", "fp16", None, 1024, 16, None, 1e3, 1145e-6),
+    ("polar", "polar_express", "fp16", None, 4096, 1, None, 1e3, 2589e-6),
+    ("polar", "polar_express", "fp64", None, 1024, 1, None, 1e3, 715e-6),
 ]
-"""Task, method, precision, p, n, batch, k, condition number, seconds: `reports/h100-production.md`, 2026-11-22."""
+"""Task, method, precision, p, n, batch, k, condition number, seconds: `reports/h100-production.md`, 2026-11."""
 
 
 @pytest.mark.parametrize(("task", "method", "precision", "p", "n", "batch", "k", "kappa", "measured"), MEASURED)
-def test_the_model_is_within_a_third_of_the_measured_times(
-    task: str, method: str, precision: str, p: int, n: int, batch: int, k: int | None, kappa: float, measured: float
+def test_the_model_is_within_a_sixth_of_the_measured_times(
+    task: str,
+    method: str,
+    precision: str,
+    p: int | None,
+    n: int,
+    batch: int,
+    k: int | None,
+    kappa: float,
+    measured: float,
 ) -> None:
     spec = get_method(task, method)
     workload = Workload(m=n, n=n, precision=precision, batch=batch, k=k, p=p, lower=0.95 / kappa)
-    assert seconds(spec, workload, spec.options(), capability=HOPPER) == pytest.approx(measured, rel=0.34)
+    assert seconds(spec, workload, spec.options(), capability=HOPPER) == pytest.approx(measured, rel=1 / 6)
 
 
 def plan(
@@ -60,6 +77,12 @@ def test_a_device_that_is_not_there_can_be_planned_for() -> None:
 
 def test_of_equally_fast_choices_the_more_accurate_one_wins() -> None:
     assert plan("inverse_root", 1e-1, 1e-3).precision == "fp16"
+
+
+def test_graded_steps_are_chosen_where_they_are_as_many_and_faster() -> None:
+    """kappa 1e2, n = 1024: 140 us for 176 in four steps; applied to columns it is the other way round, 222 for 178."""
+    assert plan("inverse_root", 1e-2, 0.95e-2).spec.name == "graded_pe"
+    assert plan("inverse_apply", 1e-2, 0.95e-2, k=64).spec.name == "coupled_pe"
 
 
 def test_without_fused_kernels_a_graded_root_costs_more() -> None:

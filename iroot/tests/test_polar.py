@@ -12,6 +12,7 @@ from iroot.coefficients import named_table
 from iroot.errors import InvalidInputError, UnknownNameError
 from iroot.methods._polar import composition_error
 from iroot.ops import make_ops
+from iroot.planning import Demand, choose
 from iroot.precision import FINELY_SCALED, FLOATING, PRECISIONS, QUANTISED, SPLIT, get_precision, unsupported_reason
 from iroot.registry import MethodSpec, Operands, Workload, get_method, methods
 
@@ -280,3 +281,36 @@ def test_capture_in_a_cuda_graph(spec: MethodSpec, precision: str, shape: tuple[
         expected = spec.function(Operands(A=A), ops, options)
         replayed = capture(lambda: spec.function(Operands(A=A), ops, options))
     torch.testing.assert_close(replayed, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def rotations(size: int, angle: float, smallest: float) -> Tensor:
+    """2 x 2 rotations along the diagonal, whose entries are rounded alike; singular values 1 but for one, `smallest`."""
+    turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]], dtype=torch.float64)
+    sigma = torch.ones(size, dtype=torch.float64)
+    sigma[0] = smallest
+    return 0.62 * torch.kron(torch.eye(size // 2, dtype=torch.float64), turn) * sigma
+
+
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="emulated precisions are for machines without the unit")
+@pytest.mark.parametrize(("precision", "rtol"), [("fp16_emulated", 3e-3), ("bf16_emulated", 3e-2)])
+def test_the_orthogonality_that_is_planned_with_holds_where_rounding_does_not_average_out(
+    precision: str, rtol: float
+) -> None:
+    unit_roundoff = get_precision(precision).unit_roundoff
+    workload = Workload(m=96, n=96, precision="auto", lower=16.0 * unit_roundoff)
+    choice = choose(
+        Demand(
+            task="polar", workload=workload, device=DEVICE, rtol=rtol, method="polar_express", precision=precision,
+            options=None,
+        )
+    )  # fmt: skip
+    assert choice.stated is not None
+    assert choice.stated <= rtol
+    assert workload.lower is not None
+    ops = make_ops(precision, DEVICE)
+    found = []
+    for angle in (0.05, 0.2087, 0.2404, 0.3039, 0.5261, 0.6213):
+        G = ops.cast(rotations(96, angle, 1.02 * workload.lower))
+        X = choice.spec.function(Operands(A=G, lower=workload.lower), ops, choice.options)
+        found.append(orthogonality(X))
+    assert unit_roundoff < max(found) <= choice.stated
