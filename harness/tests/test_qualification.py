@@ -13,6 +13,8 @@ import torch
 from harness import cli, environment
 from harness.compare import compare, exit_code_for, surely_not_slower
 from harness.errors import ExitCode, MeasurementError
+from harness.gate_findings import Ruling
+from harness.gate_run import run_gate
 from harness.injection import every_other_group_slowed, make_spin, measured_effect
 from harness.manifest import parse_manifest
 from harness.qualification import CaseNoise, PowerPoint, Qualification, case_noise, count, noise_limit
@@ -24,6 +26,7 @@ from harness.sweep import plan
 from harness.tests.factories import CPU, H100, SOFTWARE
 from harness.tests.sides import CONTROL, EAGER, Kind, Side, planned, run_of
 from harness.tests.test_gate_cli import CASE_ID, MANIFEST
+from harness.tests.test_gate_cli import request as gate_request
 from harness.tests.test_runner import Recorder
 from harness.timing import Stopwatch
 from iroot.registry import Operands
@@ -246,6 +249,22 @@ class TestQualify:
         cases = (request.cases[0].model_copy(update={"case": broken}),)
         with pytest.raises(MeasurementError, match="no gating case could be timed"):
             qualify(self.request(tmp_path, cases=cases), observer=Recorder())
+
+
+@pytest.mark.usefixtures("planned_here")
+def test_identical_code_is_undecided_on_a_machine_too_noisy_to_judge(tmp_path: Path) -> None:
+    """A qualification by which identical code may differ by 336 % over three pairs: in fresh ones too."""
+    noise = CaseNoise(case_id=CASE_ID, pairs=18, spread=1.0, gates=True)
+    known = found(noise, machine=environment.machine_identity("cpu")).model_copy(update={"manifest": "tiny"})
+    asked = gate_request(tmp_path)
+    Store(asked.store).save_qualification(known)
+    result = run_gate(asked, observer=Recorder())
+    (case,) = (each for each in result.cases if each.row.case_id == CASE_ID)
+    assert (case.ruling, case.measured_again, case.row.too_noisy) == (Ruling.UNDECIDED, True, True)
+    assert str(case.reason).startswith(
+        "this machine's noise needs tau 336.5 %, above the 40.0 % limit: it cannot judge"
+    )
+    assert result.exit_code is ExitCode.UNDECIDED
 
 
 class TestCommand:
