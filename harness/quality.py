@@ -7,7 +7,7 @@ the seeds and their 90th percentile.
 Errors at rounding level must not flap. An error is raised to a floor before the ratio is taken:
 
 - 2^-24 where the result is held in float32 or a coarser format: its rounding alone moves a result by up to that;
-- 1e-12 for `fp64`, where the judge's own float64 arithmetic is no better.
+- 1e-12 for `fp64`: u kappa at condition number 1e4, where another library's order of sums already moves a result.
 
 Two errors below the floor are equal; one that rises from below it far above it still counts in full.
 """

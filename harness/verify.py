@@ -65,7 +65,8 @@ class Check:
     """One method, precision, root and setting.
 
     Attributes:
-        error: relative error against float64; inf where the result is not finite; None where there is no result.
+        error: relative error against float64 (fp64: against twice as many digits); inf where the result is not finite;
+            None where there is no result.
         stated: the error the method states for such a problem, None where it states none.
         status: `ok` within the stated error; `miss` beyond it; `unstated` measured, no statement to hold it to;
             `unsupported` this machine cannot; `failed` the call raised.

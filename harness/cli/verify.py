@@ -26,8 +26,9 @@ PrecisionOption = Annotated[str | None, typer.Option("--precision", help="Only t
 RootOption = Annotated[str | None, typer.Option("--p", metavar="P,...", help="Only these roots.")]
 
 LEGEND = (
-    "Largest relative error against float64. Green: within what the method states, over the problems it makes a "
-    "statement for; red: beyond it, or failed; plain: it states nothing for any problem tried; -: p not served."
+    "Largest relative error against float64, of fp64 against twice as many digits. Green: within what the method "
+    "states, over the problems it makes a statement for; red: beyond it, or failed; plain: it states nothing for any "
+    "problem tried; -: p not served."
 )
 
 

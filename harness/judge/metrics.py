@@ -1,12 +1,19 @@
-"""Errors of a result against the problem the caller posed, in float64 (definitions: `harness.records.Quality`)."""
+"""Errors of a result against the problem the caller posed (definitions: `harness.records.Quality`).
+
+In float64; a float64 result's distances from refined references are of pairs of float64, rounded last.
+"""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
 from harness.errors import MeasurementError
-from harness.judge.references import Reference, SpectralReference, distance_to_identity
+from harness.judge.pairs import Pair, difference
+from harness.judge.references import DirectReference, Reference, SpectralReference, distance_to_identity
+from harness.judge.refined import RefinedReference
 from harness.records import Case, Quality
 from iroot.registry import Operands
 
@@ -50,12 +57,11 @@ def check_result(operands: Operands, result: Tensor, *, case: Case) -> None:
 
 def _figures(case: Case, operands: Operands, result: Tensor, reference: Reference) -> dict[str, Tensor]:
     """Figure name -> (...,) one value for each matrix of the batch."""
-    if isinstance(reference, SpectralReference):
-        assert operands.p is not None
+    if not isinstance(reference, DirectReference):
         if operands.B is None:
-            return _root_figures(operands, result, reference, operands.p)
-        return _apply_figures(operands.B.double(), operands.eps, result, reference, operands.p)
-    relative = _relative(result, reference.value)
+            return _root_figures(operands, result, reference)
+        return _apply_figures(operands, result, reference)
+    relative = _relative(result, _direct(reference))
     if case.task == "solve":
         assert operands.B is not None
         B = operands.B.double()
@@ -65,21 +71,36 @@ def _figures(case: Case, operands: Operands, result: Tensor, reference: Referenc
     return {"relative_error": relative}
 
 
-def _root_figures(operands: Operands, X: Tensor, reference: SpectralReference, p: int) -> dict[str, Tensor]:
+def _direct(reference: DirectReference) -> Tensor | Pair:
+    return reference.value if reference.low is None else Pair(high=reference.value, low=reference.low)
+
+
+def _root_figures(operands: Operands, X: Tensor, reference: SpectralReference | RefinedReference) -> dict[str, Tensor]:
+    symmetry = torch.linalg.matrix_norm(X - X.mT) / torch.linalg.matrix_norm(X)
+    if isinstance(reference, RefinedReference):
+        residual = torch.linalg.matrix_norm(reference.residual(X)) / math.sqrt(X.shape[-1])
+        return {"relative_error": _relative(X, reference.root), "residual": residual, "symmetry": symmetry}
+    assert operands.p is not None
     A = operands.A.double()
     A = A + operands.eps * torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
     return {
-        "relative_error": _relative(X, reference.power(-1 / p, operands.eps)),
-        "residual": distance_to_identity(torch.linalg.matrix_power(X, p) @ A),
-        "symmetry": torch.linalg.matrix_norm(X - X.mT) / torch.linalg.matrix_norm(X),
+        "relative_error": _relative(X, reference.power(-1 / operands.p, operands.eps)),
+        "residual": distance_to_identity(torch.linalg.matrix_power(X, operands.p) @ A),
+        "symmetry": symmetry,
     }
 
 
-def _apply_figures(B: Tensor, eps: float, Z: Tensor, reference: SpectralReference, p: int) -> dict[str, Tensor]:
-    return {
-        "relative_error": _relative(Z, reference.apply_power(-1 / p, eps, B)),
-        "residual": _relative(reference.apply_power(1 / p, eps, Z), B),
-    }
+def _apply_figures(operands: Operands, Z: Tensor, reference: SpectralReference | RefinedReference) -> dict[str, Tensor]:
+    assert operands.B is not None
+    assert operands.p is not None
+    B, p, eps = operands.B.double(), operands.p, operands.eps
+    truth: Tensor | Pair
+    image: Tensor | Pair
+    if isinstance(reference, RefinedReference):
+        truth, image = reference.applied_root(B), reference.inverted_root(Z)
+    else:
+        truth, image = reference.apply_power(-1 / p, eps, B), reference.apply_power(1 / p, eps, Z)
+    return {"relative_error": _relative(Z, truth), "residual": _relative(image, B)}
 
 
 def _orthogonality(U: Tensor) -> Tensor:
@@ -88,8 +109,9 @@ def _orthogonality(U: Tensor) -> Tensor:
     return distance_to_identity(wide @ wide.mT)
 
 
-def _relative(result: Tensor, truth: Tensor) -> Tensor:
-    error: Tensor = torch.linalg.matrix_norm(result - truth) / torch.linalg.matrix_norm(truth)
+def _relative(result: Tensor | Pair, truth: Tensor | Pair) -> Tensor:
+    size = truth if isinstance(truth, Tensor) else truth.high
+    error: Tensor = torch.linalg.matrix_norm(difference(result, truth)) / torch.linalg.matrix_norm(size)
     return error
 
 

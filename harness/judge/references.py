@@ -1,4 +1,8 @@
-"""Truth in float64 for the tensors actually posed, so that no method is charged for the rounding of its inputs."""
+"""Truth for the tensors actually posed, so that no method is charged for the rounding of its inputs.
+
+In float64 for precisions of 24 bits or fewer. What judges methods in float64 is refined with exactly summed residuals
+(`harness.judge.refined`): the same decomposition in the same arithmetic would find no error in them.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,16 @@ from torch import Tensor
 
 from harness.errors import MeasurementError
 from harness.judge.cache import TensorCache
+from harness.judge.pairs import pair, product
 from harness.judge.problems import posed_format
+from harness.judge.refined import RefinedReference, damped, damped_gram, refined_polar, refined_root
 from harness.judge.solutions import solution
 from harness.records import Case
+from iroot.precision import get_precision
 from iroot.registry import TASKS, Operands
+
+REFINED_BELOW = 1e-12
+"""Unit roundoff below which the errors of a float64 reference could be taken for the method's."""
 
 SVD_LIMIT = 256
 """Up to this smaller dimension the polar factor comes from an SVD, above it from `polar_iteration`."""
@@ -44,18 +54,26 @@ class SpectralReference:
 
 @dataclass(frozen=True, kw_only=True)
 class DirectReference:
-    """The result itself in float64: the polar factor, the solution, the product, the copy."""
+    """The result itself: the polar factor, the solution, the product, the copy.
+
+    Attributes:
+        value: rounded to float64.
+        low: what the rounding lost, where more than float64 is known.
+    """
 
     value: Tensor
+    low: Tensor | None = None
 
 
-Reference = SpectralReference | DirectReference
+Reference = SpectralReference | RefinedReference | DirectReference
 
 
 def reference(case: Case, operands: Operands, *, seed: int, cache: TensorCache) -> Reference:
-    """The float64 truth for `operands`, posed for `case` from problem seed `seed`.
+    """The truth for `operands`, posed for `case` from problem seed `seed`.
 
-    Factorisations are kept in `cache` and shared by all methods, precisions of one posed format and roots p.
+    Factorisations are kept in `cache` and shared by all methods, precisions of one posed format and roots p; refined
+    roots by all methods. Where a refinement does not settle (condition numbers near 1e16, singular G), the float64
+    reference stands, and the errors of methods in float64 are below what can be told.
 
     Raises:
         MeasurementError: A + eps I is not positive definite in float64, so that it has no root; or as `solution`.
@@ -63,6 +81,7 @@ def reference(case: Case, operands: Operands, *, seed: int, cache: TensorCache) 
     A = operands.A
     posed_in = posed_format(TASKS[case.task].operand, case.precision, A.device).name
     key = (case.problem, case.m, case.n, case.batch, posed_in, seed, A.device)
+    refined = get_precision(case.precision).unit_roundoff < REFINED_BELOW
     if TASKS[case.task].operand in ("spd", "gram"):
         spectral = cache.get(("eigh", case.task == "gram_apply", *key), lambda: _eigh(_symmetric(case, A)))
         smallest = float(spectral.eigenvalues.min()) + operands.eps
@@ -71,16 +90,44 @@ def reference(case: Case, operands: Operands, *, seed: int, cache: TensorCache) 
                 f"problem '{case.problem}' posed at {case.shape_id} must be positive definite, "
                 f"got eigenvalue {smallest:.3e}"
             )
-        return spectral
+        if not refined:
+            return spectral
+        of_root = ("root", operands.p, operands.eps, case.task == "gram_apply", *key)
+        return cache.get(of_root, lambda: _refined_root(case, operands, spectral)) or spectral
     if case.task == "polar":
-        return cache.get(("polar", *key), lambda: DirectReference(value=polar_factor(A.double(), operands.lower)))
+        build = _refined_polar if refined else _plain_polar
+        return cache.get(("polar", *key), lambda: build(A.double(), operands.lower))
     if case.task == "solve":
         assert operands.B is not None
         B = operands.B.double()
         return cache.get(("solve", case.k, *key), lambda: DirectReference(value=solution(A.double(), B)))
-    if operands.B is not None:
-        return DirectReference(value=torch.matmul(A.double(), operands.B.double()))
-    return DirectReference(value=A.double())
+    if operands.B is None:
+        return DirectReference(value=A.double())
+    if refined:
+        exact = product(pair(A.double()), pair(operands.B.double()))
+        return DirectReference(value=exact.high, low=exact.low)
+    return DirectReference(value=torch.matmul(A.double(), operands.B.double()))
+
+
+def _refined_root(case: Case, operands: Operands, spectral: SpectralReference) -> RefinedReference | None:
+    assert operands.p is not None
+    build = damped_gram if case.task == "gram_apply" else damped
+    return refined_root(
+        build(operands.A.double(), operands.eps),
+        operands.p,
+        eigenvalues=spectral.eigenvalues + operands.eps,
+        eigenvectors=spectral.eigenvectors,
+    )
+
+
+def _plain_polar(G: Tensor, lower: float | None) -> DirectReference:
+    return DirectReference(value=polar_factor(G, lower))
+
+
+def _refined_polar(G: Tensor, lower: float | None) -> DirectReference:
+    plain = polar_factor(G, lower)
+    exact = refined_polar(G, plain)
+    return DirectReference(value=plain) if exact is None else DirectReference(value=exact.high, low=exact.low)
 
 
 def _symmetric(case: Case, A: Tensor) -> Tensor:

@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import MeasurementError
-
-SLICES = 4
-"""Of each operand of a residual: 84 bits below the largest entry of a row (column) for n = 2048."""
+from harness.judge.pairs import add_product, pair
 
 REFINEMENTS = 20
 """A step gains a factor u kappa: two for kappa 1e6, twenty where a step gains 1 / 6."""
@@ -53,35 +51,5 @@ def solution(A: Tensor, B: Tensor) -> Tensor:
 
 
 def residual(A: Tensor, X: Tensor, B: Tensor) -> Tensor:
-    """B - A X (..., n, k) in float64, to about 2^-80 of |A| |X|: as if summed in twice the precision, then rounded.
-
-    Rows of A and columns of X are cut into slices so short that products of slices are exact in float64, whatever the
-    order of their sums (Ozaki, Ogita, Oishi and Rump 2012); the products are added as unevaluated pairs of float64.
-    """
-    bits = (53 - math.ceil(math.log2(A.shape[-1]))) // 2
-    left, right = _slices(A, bits, dim=-1), _slices(X, bits, dim=-2)
-    high, low = B, torch.zeros_like(B)
-    for order in range(SLICES):  # the largest products first: they cancel against B
-        for i in range(order + 1):
-            term = -torch.matmul(left[i], right[order - i])
-            total = high + term
-            part = total - high
-            low = low + ((high - (total - part)) + (term - part))  # Knuth's exact sum: high + term = total + this
-            high = total
-    return high + low
-
-
-def _slices(A: Tensor, bits: int, *, dim: int) -> list[Tensor]:
-    """SLICES summands of A, each of whole multiples of 2^-bits of the power of two above its row's largest entry."""
-    found, rest = [], A
-    for _ in range(SLICES):
-        exponent = torch.frexp(rest.abs().amax(dim=dim, keepdim=True)).exponent
-        part = (rest * _power_of_two(bits - exponent)).round() * _power_of_two(exponent - bits)
-        found.append(part)
-        rest = rest - part
-    return found
-
-
-def _power_of_two(exponent: Tensor) -> Tensor:
-    """2^exponent exactly, by its bits: `torch.ldexp` takes 2^exponent from a float32 power function."""
-    return ((exponent.to(torch.int64) + 1023) << 52).view(torch.float64)
+    """B - A X (..., n, k) in float64, to about 2^-80 of |A| |X|: summed as a pair, then rounded."""
+    return add_product(pair(B), pair(-A), pair(X)).high

@@ -29,6 +29,9 @@ class Outcome(StrEnum):
 class Quality(Record):
     """Errors of one problem seed against the posed problem in float64; None where the task has no such figure.
 
+    Results in float64 are judged by references in twice as many digits, so that rounding alone gives u kappa, not 0;
+    symmetry, orthogonality and the residual of `solve` are float64 throughout.
+
     relative_error: ||X - X*||_F / ||X*||_F (polar: distance to the true polar factor, same formula).
     residual: inverse_root ||X^p A - I||_F / sqrt(n); inverse_apply and gram_apply ||A^(1/p) Z - B||_F / ||B||_F, solve
     ||A Z - B||_F / ||B||_F; else None.

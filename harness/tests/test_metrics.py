@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from harness.judge.cache import TensorCache
 from harness.judge.metrics import measure_quality
 from harness.judge.problems import pose
 from harness.judge.references import DirectReference, polar_certified, polar_factor, polar_iteration, reference
+from harness.judge.refined import RefinedReference
 from harness.records import Case, Mode, Quality
 from iroot.registry import Operands
 
@@ -201,9 +203,21 @@ def test_without_a_certificate_the_svd_decides(monkeypatch: pytest.MonkeyPatch) 
 
 def test_references_are_shared_by_methods_and_roots() -> None:
     cache = TensorCache(2**24)
-    case = make_case("inverse_root")
+    case = make_case("inverse_root", precision="fp32")
     operands = pose(case.problem, case, seed=0, device=CPU)
     first = reference(case, operands, seed=0, cache=cache)
     assert reference(case.model_copy(update={"p": 4, "method": "other"}), operands, seed=0, cache=cache) is first
     assert reference(case, pose(case.problem, case, seed=1, device=CPU), seed=1, cache=cache) is not first
     assert not isinstance(first, DirectReference)
+
+
+def test_refined_references_are_shared_by_methods() -> None:
+    cache = TensorCache(2**24)
+    case = make_case("inverse_root")
+    operands = pose(case.problem, case, seed=0, device=CPU)
+    first = reference(case, operands, seed=0, cache=cache)
+    assert isinstance(first, RefinedReference)
+    assert reference(case.model_copy(update={"method": "other"}), operands, seed=0, cache=cache) is first
+    fourth = reference(case.model_copy(update={"p": 4}), replace(operands, p=4), seed=0, cache=cache)
+    assert isinstance(fourth, RefinedReference)
+    assert (first.p, fourth.p) == (2, 4)
