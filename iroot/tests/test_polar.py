@@ -284,7 +284,7 @@ def test_capture_in_a_cuda_graph(spec: MethodSpec, precision: str, shape: tuple[
 
 
 def rotations(size: int, angle: float, smallest: float) -> Tensor:
-    """2 x 2 rotations along the diagonal, whose entries are rounded alike; singular values 1 but for one, `smallest`."""
+    """2 x 2 rotations along the diagonal, whose entries are rounded alike; all singular values 1 but one."""
     turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]], dtype=torch.float64)
     sigma = torch.ones(size, dtype=torch.float64)
     sigma[0] = smallest
