@@ -148,7 +148,7 @@ def _cell(case: Case) -> Cell:
 def compared(planned: PlannedCase) -> bool:
     """Whether a case is of a cell: no control, and in the mode that its method is meant for."""
     case = planned.case
-    if planned.control or case.task in ("gemm", "copy") or case.method in NOT_COMPARED:
+    if planned.control or case.task in ("gemm", "syrk", "copy") or case.method in NOT_COMPARED:
         return False
     return case.mode is (Mode.GRAPH if get_method(case.task, case.method).capturable else Mode.EAGER)
 

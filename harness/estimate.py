@@ -154,7 +154,7 @@ def quality_seconds(plan: Iterable[PlannedCase], device_kind: DeviceKind) -> flo
         each = call + _posing_seconds(case, machine) + _JUDGE_UNITS * _unit(case) / machine.pose_rate
         total += machine.case_s + planned.seeds * each
         key = (TASKS[case.task].operand, case.problem, case.m, case.n, case.batch)
-        if case.task not in ("gemm", "copy") and key not in references:
+        if case.task not in ("gemm", "syrk", "copy") and key not in references:
             references.add(key)
             total += planned.seeds * _REFERENCE_UNITS * _unit(case) / machine.judge_rate
     return total

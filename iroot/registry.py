@@ -64,6 +64,8 @@ TASKS: dict[str, TaskSpec] = {
                  formula="U = polar factor of G = U H, U^T U = I (m >= n) or U U^T = I (m <= n)"),
         TaskSpec(name="gemm", has_root=False, has_columns=True, operand="rectangular",
                  formula="C = A B, A m x n, B n x k"),
+        TaskSpec(name="syrk", has_root=False, has_columns=False, operand="rectangular",
+                 formula="C = G G^T, G m x n"),
         TaskSpec(name="copy", has_root=False, has_columns=False, operand="rectangular",
                  formula="C = A, device to device"),
     )

@@ -19,7 +19,7 @@ def _flag(help: str, metavar: str) -> Any:
 
 
 TaskFlag = Annotated[
-    str | None, _flag("inverse_root, inverse_apply, gram_apply, solve, polar, gemm, copy.", "TASK,...")
+    str | None, _flag("inverse_root, inverse_apply, gram_apply, solve, polar, gemm, syrk, copy.", "TASK,...")
 ]
 MethodFlag = Annotated[str | None, _flag("Names, globs, role:opponent; all of the task's if left out.", "NAME,...")]
 PrecisionFlag = Annotated[str | None, _flag("Names or globs: bf16, fp*, all.", "NAME,...")]

@@ -48,6 +48,8 @@ def check_result(operands: Operands, result: Tensor, *, case: Case) -> None:
     shape = A.shape if B is None else B.shape
     if B is not None and case.task == "gemm":
         shape = torch.Size((*A.shape[:-1], B.shape[-1]))
+    if case.task == "syrk":
+        shape = torch.Size((*A.shape[:-1], A.shape[-2]))
     if (result.shape, result.dtype, result.device) != (shape, A.dtype, A.device):
         raise MeasurementError(
             f"{case.task}/{case.method} must return {tuple(shape)} {A.dtype} on {A.device}, "

@@ -101,12 +101,13 @@ def reference(case: Case, operands: Operands, *, seed: int, cache: TensorCache) 
         assert operands.B is not None
         B = operands.B.double()
         return cache.get(("solve", case.k, *key), lambda: DirectReference(value=solution(A.double(), B)))
-    if operands.B is None:
+    factor = A.mT if case.task == "syrk" else operands.B
+    if factor is None:
         return DirectReference(value=A.double())
     if refined:
-        exact = product(pair(A.double()), pair(operands.B.double()))
+        exact = product(pair(A.double()), pair(factor.double()))
         return DirectReference(value=exact.high, low=exact.low)
-    return DirectReference(value=torch.matmul(A.double(), operands.B.double()))
+    return DirectReference(value=torch.matmul(A.double(), factor.double()))
 
 
 def _refined_root(case: Case, operands: Operands, spectral: SpectralReference) -> RefinedReference | None:

@@ -14,6 +14,7 @@ DEFAULT_TARGETS = {
     "solve": 1e-2,
     "polar": 0.3,
     "gemm": 1e-2,
+    "syrk": 1e-2,
 }
 """Relative error asked for where a manifest names none.
 
@@ -39,6 +40,7 @@ OPPONENTS = (
     Opponent(task="polar", method="you_newton_schulz", precisions=("bf16", "bf16_emulated", "fp32")),
     Opponent(task="inverse_root", method="coupled_newton", precisions=("fp32",)),
     Opponent(task="gemm", method="cublas", precisions=("bf16", "bf16_emulated", "fp32")),
+    Opponent(task="syrk", method="cublas", precisions=("bf16", "bf16_emulated", "fp32")),
 )
 """1.00 in the column `vs opponent`: on polar factors the five-step set of You in bf16, on cuBLAS products; on inverse
 roots float32 coupled Newton, the honest recipe of today's Shampoo; on products cuBLAS itself."""

@@ -58,7 +58,7 @@ def test_says_its_name_and_what_it_is_and_round_trips(name: str) -> None:
         ("smoke", "cpu", 6, 12),
         ("quick", "cuda", 60, 100),
         ("quick", "cpu", 40, 60),
-        ("production", "cuda", 280, 330),
+        ("production", "cuda", 280, 340),
         ("production", "cpu", 150, 370),
         ("reference", "cuda", 60, 120),
         ("reference", "cpu", 10, 40),
@@ -160,7 +160,7 @@ def test_accuracy_covers_every_method_and_precision_at_every_condition_number(ki
     wanted = {
         (spec.task, spec.name, precision, f"logspace_1e{exponent}")
         for spec in methods()
-        if spec.task not in ("gemm", "copy")
+        if spec.task not in ("gemm", "syrk", "copy")
         for precision in spec.precisions
         if has_unit(kind, precision) and precision != "int4_sim"
         for exponent in range(1, 5 if spec.name == "graded_pe" and precision in QUANTISED else 9)

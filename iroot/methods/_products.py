@@ -1,4 +1,4 @@
-"""Cost and error of a plain product C = A B, A (m, n), B (n, k)."""
+"""Cost and error of a plain product C = A B, A (m, n), B (n, k), and of the Gram product C = G G^T, G (m, n)."""
 
 from __future__ import annotations
 
@@ -35,3 +35,20 @@ def product_accuracy(workload: Workload) -> float | None:
         return None
     u = precision.unit_roundoff
     return 4.0 * u + float(workload.n**0.5) * min(u, 2.0**-24)
+
+
+def gram_flops(workload: Workload) -> float:
+    """m^2 n, half of a plain product, times the precision's products."""
+    products = workload.batch * get_precision(workload.precision).products
+    return float(products) * workload.m**2 * workload.n
+
+
+def gram_bytes(workload: Workload) -> float:
+    """G read once, C written once."""
+    m, n = workload.m, workload.n
+    return float(workload.batch * (m * n + m * m) * get_precision(workload.precision).storage.itemsize)
+
+
+def gram_accuracy(workload: Workload) -> float | None:
+    """As `product_accuracy`, relative to ||C||_F >= ||G||_F^2 / sqrt(m), for roundings of G that do not line up."""
+    return product_accuracy(workload)
