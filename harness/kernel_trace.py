@@ -115,7 +115,7 @@ def _telling(run: Callable[..., Any], tell: Callable[[_Launch], None]) -> Callab
 
 @cache
 def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """Kept: to inspect 47 parameters takes 0.14 ms, and a call launches up to 60 kernels."""
+    """Kept, since every launch asks: to inspect 47 parameters takes 0.14 ms (a CPU core, 2026-11)."""
     return inspect.signature(function).parameters
 
 

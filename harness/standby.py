@@ -1,7 +1,8 @@
 """Worker processes that have done their imports and wait for a plan.
 
-Imports take 4 s of the 5.5 s between a process's start and its first case, and 12 launches of a gate on four cases
-measure for 1 s each (H100 machine, 2026-11). So several launches' processes are started together, ahead of their turn.
+A process took 5.5 s from its start to its first case, while the launches of a gate on four cases measure for 1.4 to 2 s
+(H100 machine, 2026-11). So several launches' processes are started together, ahead of their turn, and follow each other
+by about 1 s.
 Nothing imports while anything is measured: `take` returns when the whole batch waits, and the next batch starts only
 when the last of this one has been used. A waiting process has no CUDA context, and every launch still has a process of
 its own.
@@ -32,7 +33,7 @@ STARTUP_LIMIT_S = 180.0
 GRACE_S = 5.0
 LARGEST_BATCH = 8
 BYTES_EACH = 2 * 2**30
-"""Free memory asked for per waiting process; torch with CUDA and Triton imported takes 0.7 GiB."""
+"""Free memory asked for per waiting process, more than the imports of torch and Triton hold."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,17 +79,20 @@ def solve_gram_spd(
     validation.check_damping(eps, 0.0)
     _require_full_rank(G, side, eps)
     H = G if side == "right" else G.mT
-    m, n = H.shape[-2:]
-    workload = Workload(
-        m=m, n=n, precision="auto", batch=G.shape[:-2].numel(), k=B.shape[-1], p=validation.check_root(p)
-    )
-    call = Call(
-        task="gram_apply", workload=workload, shape=B.shape, dtype=G.dtype, device=G.device, method="auto",
-        rtol=asked_rtol(rtol, DEFAULT_RTOL, G.dtype), precision="auto", options=None, lower=None,
-        damping=Damping(eps=float(eps)), reuse=validation.check_reuse(reuse),
-    )  # fmt: skip
+    call = _gram_call(H, B, validation.check_root(p), eps=eps, rtol=rtol, reuse=reuse)
     start = run if call.reuse == 1 else run_reused
     return start(specified(call, method, precision, options, lower), _GRAM, H, B, workspace, check_finite)
+
+
+def _gram_call(H: Tensor, B: Tensor, p: int, *, eps: float, rtol: float | None, reuse: int) -> Call:
+    """Everything but what the caller may name: method, precision, options and bound."""
+    m, n = H.shape[-2:]
+    workload = Workload(m=m, n=n, precision="auto", batch=H.shape[:-2].numel(), k=B.shape[-1], p=p)
+    return Call(
+        task="gram_apply", workload=workload, shape=B.shape, dtype=H.dtype, device=H.device, method="auto",
+        rtol=asked_rtol(rtol, DEFAULT_RTOL, H.dtype), precision="auto", options=None, lower=None,
+        damping=Damping(eps=float(eps)), reuse=validation.check_reuse(reuse),
+    )  # fmt: skip
 
 
 def _require_full_rank(G: Tensor, side: str, eps: float) -> None:

@@ -3,8 +3,8 @@
     share = max(FLOP / peak rate, bytes / memory bandwidth) / time
 
 with the registry's FLOP (a symmetric product counts half) and least memory traffic (inputs and results, once each). The
-peaks are the vendor's, dense, at boost clock: no kernel reaches them. cuBLAS reaches 0.79 of the one for bfloat16 at
-n = 4096 and a copy 0.9 of the bandwidth (one NVIDIA H100 80GB HBM3, 2026-11).
+peaks are the vendor's, dense, at boost clock: no kernel reaches them. cuBLAS reaches 0.77 of the one for bfloat16 at
+n = 4096 and a copy 0.89 of the bandwidth (the controls of `production`, one NVIDIA H100 80GB HBM3, 2026-11-23).
 """
 
 from __future__ import annotations
