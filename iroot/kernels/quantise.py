@@ -144,7 +144,7 @@ def _measure_kernel(
 def _quantise_tile(
     matrix, stride_batch, stride_row, parts, programs, values, scales, shifts, m, n, column_blocks, tile, batch,
     inverse_largest, inverse_n,
-    COUNT: tl.constexpr, LARGEST: tl.constexpr, FORMAT: tl.constexpr, TURNED: tl.constexpr, SHIFTED: tl.constexpr,
+    MOST_PARTS: tl.constexpr, LARGEST: tl.constexpr, FORMAT: tl.constexpr, TURNED: tl.constexpr, SHIFTED: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """One tile of (m, n), written to (m, n) or, TURNED, to (n, m)."""
@@ -152,7 +152,7 @@ def _quantise_tile(
     col = (tile % column_blocks * COLUMNS + tl.arange(0, COLUMNS)[None, :]).to(tl.int64)
     inside = (row < m) & (col < n)
     value = tl.load(matrix + batch * stride_batch + row * stride_row + col, mask=inside, other=0.0).to(tl.float32)
-    part = tl.arange(0, COUNT)
+    part = tl.arange(0, MOST_PARTS)
     known = part < programs
     part += batch * 4 * programs
     magnitude = tl.max(magnitude_of(tl.load(parts + part, mask=known, other=0.0)), 0)
@@ -173,13 +173,12 @@ def _quantise_tile(
 
 @triton.jit
 def _quantise_kernel(
-    a, a_batch, a_row, a_parts, a_programs, a_values, a_scales, a_shifts, a_m, a_n, a_blocks,
-    a_tiles,
+    a, a_batch, a_row, a_parts, a_programs, a_values, a_scales, a_shifts, a_m, a_n, a_blocks, a_tiles,
     b, b_batch, b_row, b_parts, b_programs, b_values, b_scales, b_shifts, b_m, b_n, b_blocks,
     a_inverse_largest, a_inverse_n, b_inverse_largest, b_inverse_n,
-    A_COUNT: tl.constexpr, A_LARGEST: tl.constexpr, A_FORMAT: tl.constexpr, A_TURNED: tl.constexpr,
-    A_SHIFTED: tl.constexpr, B_COUNT: tl.constexpr, B_LARGEST: tl.constexpr, B_FORMAT: tl.constexpr,
-    B_TURNED: tl.constexpr, B_SHIFTED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, OVERLAP: tl.constexpr,
+    A_LARGEST: tl.constexpr, A_FORMAT: tl.constexpr, A_TURNED: tl.constexpr, A_SHIFTED: tl.constexpr,
+    B_LARGEST: tl.constexpr, B_FORMAT: tl.constexpr, B_TURNED: tl.constexpr, B_SHIFTED: tl.constexpr,
+    MOST_PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Operands, parts and programs as in `_measure_kernel`; values in 8 bits, scales and shifts (batches,)."""
     tile = tl.program_id(0)
@@ -188,12 +187,12 @@ def _quantise_kernel(
     if tile < a_tiles:
         _quantise_tile(
             a, a_batch, a_row, a_parts, a_programs, a_values, a_scales, a_shifts, a_m, a_n, a_blocks, tile, batch,
-            a_inverse_largest, a_inverse_n, A_COUNT, A_LARGEST, A_FORMAT, A_TURNED, A_SHIFTED, ROWS, COLUMNS,
+            a_inverse_largest, a_inverse_n, MOST_PARTS, A_LARGEST, A_FORMAT, A_TURNED, A_SHIFTED, ROWS, COLUMNS,
         )  # fmt: skip
     elif b is not None:
         _quantise_tile(
             b, b_batch, b_row, b_parts, b_programs, b_values, b_scales, b_shifts, b_m, b_n, b_blocks, tile - a_tiles,
-            batch, b_inverse_largest, b_inverse_n, B_COUNT, B_LARGEST, B_FORMAT, B_TURNED, B_SHIFTED, ROWS, COLUMNS,
+            batch, b_inverse_largest, b_inverse_n, MOST_PARTS, B_LARGEST, B_FORMAT, B_TURNED, B_SHIFTED, ROWS, COLUMNS,
         )  # fmt: skip
 
 
@@ -287,11 +286,11 @@ def quantise_together(left: Source, right: Source | None = None) -> tuple[Rounde
         *a.to_write, a.tiles, *(b.to_write if b else (None,) * 11),
         1.0 / left.number_format.largest, 1.0 / a.n,
         1.0 / second.source.number_format.largest, 1.0 / second.n,
-        A_COUNT=triton.next_power_of_2(a.programs), A_LARGEST=left.number_format.largest,
-        A_FORMAT=left.number_format.name, A_TURNED=a.turned, A_SHIFTED=left.shifted,
-        B_COUNT=triton.next_power_of_2(second.programs), B_LARGEST=second.source.number_format.largest,
+        A_LARGEST=left.number_format.largest, A_FORMAT=left.number_format.name, A_TURNED=a.turned,
+        A_SHIFTED=left.shifted, B_LARGEST=second.source.number_format.largest,
         B_FORMAT=second.source.number_format.name, B_TURNED=second.turned, B_SHIFTED=second.source.shifted,
-        ROWS=_ROWS, COLUMNS=_COLUMNS, OVERLAP=overlap, num_warps=8, enable_fp_fusion=False, launch_pdl=overlap,
+        MOST_PARTS=_MOST_PARTS, ROWS=_ROWS, COLUMNS=_COLUMNS, OVERLAP=overlap, num_warps=8,
+        enable_fp_fusion=False, launch_pdl=overlap,
     )  # fmt: skip
     return tuple(job.result for job in (a, b) if job is not None)
 
