@@ -117,7 +117,7 @@ def _measure_share(
         tl.store(parts + 3 * programs, tl.max(high, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["a_blocks", "a_programs", "b_blocks", "b_programs"])
 def _measure_kernel(
     a, a_batch, a_row, a_parts, a_m, a_n, a_blocks, a_programs,  # (batches, a_m, a_n), contiguous rows
     b, b_batch, b_row, b_parts, b_m, b_n, b_blocks, b_programs,  # the same, or None
@@ -171,7 +171,7 @@ def _quantise_tile(
     tl.store(values + batch * m * n + place, codes_of(value, scale, LARGEST, FORMAT), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["a_blocks", "a_programs", "a_tiles", "b_blocks", "b_programs"])
 def _quantise_kernel(
     a, a_batch, a_row, a_parts, a_programs, a_values, a_scales, a_shifts, a_m, a_n, a_blocks, a_tiles,
     b, b_batch, b_row, b_parts, b_programs, b_values, b_scales, b_shifts, b_m, b_n, b_blocks,
@@ -232,12 +232,12 @@ class _Job:
         stored = flat.mT if self.turned else flat
         self.stored = stored if stored.stride(-1) == 1 else stored.contiguous()
         self.batches, self.m, self.n = self.stored.shape
-        self.measured_columns = triton.cdiv(self.n, _MEASURED_COLUMNS)
-        self.programs = min(triton.cdiv(self.m, _MEASURED_ROWS) * self.measured_columns, _MOST_PARTS)
-        self.columns = triton.cdiv(self.n, _COLUMNS)
-        self.tiles = triton.cdiv(self.m, _ROWS) * self.columns
+        self.measured_columns = -(-self.n // _MEASURED_COLUMNS)
+        self.programs = min(-(-self.m // _MEASURED_ROWS) * self.measured_columns, _MOST_PARTS)
+        self.columns = -(-self.n // _COLUMNS)
+        self.tiles = -(-self.m // _ROWS) * self.columns
         self.values = torch.empty(flat.shape, dtype=torch.uint8, device=A.device)
-        self.numbers = torch.empty(2, self.batches, dtype=torch.float32, device=A.device)
+        self.scales, self.shifts = torch.empty(2, self.batches, dtype=torch.float32, device=A.device).unbind()
         self.parts = torch.empty(self.batches, 4, self.programs, dtype=torch.float32, device=A.device)
 
     @property
@@ -250,17 +250,15 @@ class _Job:
     def to_write(self) -> tuple[object, ...]:
         """Arguments of `_quantise_kernel`."""
         strides = self.stored.stride()[:2]
-        scales, shifts = self.numbers
         read = (self.stored, *strides, self.parts, self.programs)
-        return (*read, self.values, scales, shifts, self.m, self.n, self.columns)
+        return (*read, self.values, self.scales, self.shifts, self.m, self.n, self.columns)
 
     @property
     def result(self) -> Rounded:
         """What the kernels have written."""
-        scales, shifts = self.numbers
         batch = self.source.matrix.shape[:-2]
-        mu = shifts.reshape(*batch, 1, 1) if self.source.shifted else None
-        return Rounded(quantised=quantised(self.source, self.values, scales.reshape(*batch, 1, 1)), mu=mu)
+        mu = self.shifts.reshape(*batch, 1, 1) if self.source.shifted else None
+        return Rounded(quantised=quantised(self.source, self.values, self.scales.reshape(*batch, 1, 1)), mu=mu)
 
 
 def quantise_together(left: Source, right: Source | None = None) -> tuple[Rounded, ...]:

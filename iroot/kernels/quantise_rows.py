@@ -41,7 +41,7 @@ def _quantise_strip(
         tl.store(values + (batch * m + row) * n + col, codes_of(value, scale, LARGEST, FORMAT), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["a_strips"])
 def _quantise_rows_kernel(
     a, a_batch, a_row, a_column, a_shifts, a_values, a_scales, a_m, a_n,  # (batches, a_m, a_n), any strides
     a_strips,
@@ -75,7 +75,7 @@ class _RowJob:
         self.flat = A.reshape(-1, *A.shape[-2:])
         self.batches, self.m, self.n = self.flat.shape
         self.rows, self.columns = _STRIP if self.flat.stride(-1) == 1 else _TURNED_STRIP
-        self.strips = triton.cdiv(self.m, self.rows)
+        self.strips = -(-self.m // self.rows)
         diagonal = A.diagonal(dim1=-2, dim2=-1) if source.shifted else None
         self.mu = None if diagonal is None else diagonal.mean(-1, dtype=torch.float32)[..., None, None]
         self.values = torch.empty(self.flat.shape, dtype=torch.uint8, device=A.device)

@@ -38,7 +38,7 @@ def _bfloat16(value):
     return tl.where((bits & 0x7FFFFFFF) > 0x7F800000, 0x7FC0, rounded).to(tl.int16)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["column_blocks"])
 def _result_kernel(
     product,  # (batches, m, n) bfloat16 or int32
     a_scales, b_scales,  # (batches,) for int32, else None
@@ -118,8 +118,8 @@ def _launch(
     left, right = scales or (None, None)
     diagonal = terms.diagonal
     overlap = product.device.type == "cuda"
-    column_blocks = triton.cdiv(n, _COLUMNS)
-    _result_kernel[(triton.cdiv(m, _ROWS) * column_blocks, product.shape[:-2].numel())](
+    column_blocks = -(-n // _COLUMNS)
+    _result_kernel[(-(-m // _ROWS) * column_blocks, product.shape[:-2].numel())](
         product, left, right, C, *((0, 0, 0) if C is None else C.stride()), mu, D.view(torch.int16), m, n,
         column_blocks, terms.alpha, terms.constant, terms.linear, *(diagonal or (0.0, 0.0)),
         DIAGONAL=diagonal is not None, ROWS=_ROWS, COLUMNS=_COLUMNS, OVERLAP=overlap, num_warps=4,
