@@ -58,8 +58,7 @@ class ScaledOps(TorchOps):
 
     def cast_word(self, A: Tensor) -> Tensor:
         """A rounded to the grid of the left operand, its scale a power of two: exact in bfloat16 and float32."""
-        scale = power_of_two_scale(A, self._left)
-        return dequantise(quantise(A, self._left, dtype=torch.float32, scale=scale)).to(self.storage)
+        return dequantise(self._word(A)).to(self.storage)
 
     def matmul_wide(self, A: Tensor, B: Tensor) -> Tensor:
         """A B of quantised operands, in float32; words on the grid already, or parts of them, are multiplied exactly.
@@ -67,9 +66,7 @@ class ScaledOps(TorchOps):
         A word that the products round again is another one in each of them: the error of `graded_pe` in E4M3 is then
         0.81 instead of 0.051 (half of the eigenvalues 1e-2, p = 1, target 7e-3, n = 128, CPU emulation, 2026-11).
         """
-        left = self._quantise(A, self._left, power_of_two_scale(A, self._left))
-        right = self._quantise(B.mT, self._right, power_of_two_scale(B, self._right)).mT
-        return self._wide_product(left, right)
+        return self._wide_product(*self._word_pair(A, B.mT))
 
     def gram(self, G: Tensor) -> Tensor:
         """G G^T, symmetric; G is quantised once where both operands have one format."""
@@ -115,6 +112,15 @@ class ScaledOps(TorchOps):
         if A is B and self._left is self._right:
             return left, left.mT
         return left, self._quantise(B, self._right).mT
+
+    def _word(self, A: Tensor) -> Quantised:
+        """A with a power of two as its scale, in any dtype that holds the grid."""
+        return quantise(A, self._left, dtype=torch.float32, scale=power_of_two_scale(A, self._left))
+
+    def _word_pair(self, A: Tensor, B: Tensor) -> tuple[Quantised, Quantised]:
+        """As `_pair`, with scales that are powers of two."""
+        left = self._quantise(A, self._left, power_of_two_scale(A, self._left))
+        return left, self._quantise(B, self._right, power_of_two_scale(B, self._right)).mT
 
     def _shifted_pair(self, S: Tensor, B: Tensor) -> tuple[Tensor, Quantised, Quantised]:
         """mu = trace(S) / m, and S - mu I and B^T as operands; B is S stands for B = S - mu I."""

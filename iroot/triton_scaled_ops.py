@@ -55,6 +55,19 @@ class TritonScaledOps(ScaledOps):
         assert left.mu is not None
         return left.mu, left.quantised, right.quantised.mT
 
+    def _word(self, A: Tensor) -> Quantised:
+        if not self._suits("word", A, A):
+            return super()._word(A)
+        (word,) = quantise_together(Source(matrix=A, number_format=self._left), scales="powers of two")
+        return word.quantised
+
+    def _word_pair(self, A: Tensor, B: Tensor) -> tuple[Quantised, Quantised]:
+        if not self._suits("words", A, B):
+            return super()._word_pair(A, B)
+        sources = Source(matrix=A, number_format=self._left), Source(matrix=B, number_format=self._right)
+        left, right = quantise_together(*sources, scales="powers of two")
+        return left.quantised, right.quantised.mT
+
     def _sources(self, left: Source, B: Tensor, *, same: bool) -> tuple[Rounded, Rounded]:
         """Both operands; `same`: the right one is the transpose of the left one."""
         if same and self._left is self._right:

@@ -18,6 +18,7 @@ for mu is taken in an order of its own, the same in every call.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import triton
@@ -144,8 +145,8 @@ def _measure_kernel(
 def _quantise_tile(
     matrix, stride_batch, stride_row, parts, programs, values, scales, shifts, m, n, column_blocks, tile, batch,
     inverse_largest, inverse_n,
-    MOST_PARTS: tl.constexpr, LARGEST: tl.constexpr, FORMAT: tl.constexpr, TURNED: tl.constexpr, SHIFTED: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    POWERS: tl.constexpr, MOST_PARTS: tl.constexpr, LARGEST: tl.constexpr, FORMAT: tl.constexpr, TURNED: tl.constexpr,
+    SHIFTED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """One tile of (m, n), written to (m, n) or, TURNED, to (n, m)."""
     row = (tile // column_blocks * ROWS + tl.arange(0, ROWS)[:, None]).to(tl.int64)
@@ -165,6 +166,9 @@ def _quantise_tile(
         if tile == 0:
             tl.store(shifts + batch, mu)
     scale = scale_of(magnitude, inverse_largest)
+    if POWERS:  # the next power of two not below, by the exponent
+        bits = scale.to(tl.int32, bitcast=True)
+        scale = tl.where(bits < 0x7F800000, (bits + 0x7FFFFF) & 0x7F800000, bits).to(tl.float32, bitcast=True)
     if tile == 0:
         tl.store(scales + batch, scale)
     place = col * m + row if TURNED else row * n + col
@@ -178,7 +182,7 @@ def _quantise_kernel(
     a_inverse_largest, a_inverse_n, b_inverse_largest, b_inverse_n,
     A_LARGEST: tl.constexpr, A_FORMAT: tl.constexpr, A_TURNED: tl.constexpr, A_SHIFTED: tl.constexpr,
     B_LARGEST: tl.constexpr, B_FORMAT: tl.constexpr, B_TURNED: tl.constexpr, B_SHIFTED: tl.constexpr,
-    MOST_PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, OVERLAP: tl.constexpr,
+    POWERS: tl.constexpr, MOST_PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Operands, parts and programs as in `_measure_kernel`; values in 8 bits, scales and shifts (batches,)."""
     tile = tl.program_id(0)
@@ -187,12 +191,13 @@ def _quantise_kernel(
     if tile < a_tiles:
         _quantise_tile(
             a, a_batch, a_row, a_parts, a_programs, a_values, a_scales, a_shifts, a_m, a_n, a_blocks, tile, batch,
-            a_inverse_largest, a_inverse_n, MOST_PARTS, A_LARGEST, A_FORMAT, A_TURNED, A_SHIFTED, ROWS, COLUMNS,
+            a_inverse_largest, a_inverse_n, POWERS, MOST_PARTS, A_LARGEST, A_FORMAT, A_TURNED, A_SHIFTED, ROWS, COLUMNS,
         )  # fmt: skip
     elif b is not None:
         _quantise_tile(
             b, b_batch, b_row, b_parts, b_programs, b_values, b_scales, b_shifts, b_m, b_n, b_blocks, tile - a_tiles,
-            batch, b_inverse_largest, b_inverse_n, MOST_PARTS, B_LARGEST, B_FORMAT, B_TURNED, B_SHIFTED, ROWS, COLUMNS,
+            batch, b_inverse_largest, b_inverse_n, POWERS, MOST_PARTS, B_LARGEST, B_FORMAT, B_TURNED, B_SHIFTED, ROWS,
+            COLUMNS,
         )  # fmt: skip
 
 
@@ -261,11 +266,16 @@ class _Job:
         return Rounded(quantised=quantised(self.source, self.values, self.scales.reshape(*batch, 1, 1)), mu=mu)
 
 
-def quantise_together(left: Source, right: Source | None = None) -> tuple[Rounded, ...]:
+def quantise_together(
+    left: Source, right: Source | None = None, *, scales: Literal["any", "powers of two"] = "any"
+) -> tuple[Rounded, ...]:
     """One or two sources, of equal batches, with a scale per matrix, in two launches.
 
     Values and scales are those of `iroot.quantize.quantise` for the same mu, bit for bit; values have contiguous rows,
     whatever the strides of the source. mu is the sum of the diagonal, in float32, times fl(1 / n).
+
+    Args:
+        scales: `any` as in `tensor_scale`, `powers of two` as in `power_of_two_scale`.
 
     Raises:
         InvalidInputError: the batches differ.
@@ -287,7 +297,7 @@ def quantise_together(left: Source, right: Source | None = None) -> tuple[Rounde
         A_LARGEST=left.number_format.largest, A_FORMAT=left.number_format.name, A_TURNED=a.turned,
         A_SHIFTED=left.shifted, B_LARGEST=second.source.number_format.largest,
         B_FORMAT=second.source.number_format.name, B_TURNED=second.turned, B_SHIFTED=second.source.shifted,
-        MOST_PARTS=_MOST_PARTS, ROWS=_ROWS, COLUMNS=_COLUMNS, OVERLAP=overlap, num_warps=8,
+        POWERS=scales != "any", MOST_PARTS=_MOST_PARTS, ROWS=_ROWS, COLUMNS=_COLUMNS, OVERLAP=overlap, num_warps=8,
         enable_fp_fusion=False, launch_pdl=overlap,
     )  # fmt: skip
     return tuple(job.result for job in (a, b) if job is not None)

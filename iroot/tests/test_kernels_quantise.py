@@ -18,7 +18,7 @@ from iroot.kernels.quantise_rows import quantise_rows  # noqa: E402
 from iroot.kernels.scaled_result import scaled_result, shifted_result  # noqa: E402
 from iroot.ops import make_ops  # noqa: E402
 from iroot.precision import get_precision  # noqa: E402
-from iroot.quantize import FORMATS, Quantised, find_scale, quantise  # noqa: E402
+from iroot.quantize import FORMATS, Quantised, find_scale, power_of_two_scale, quantise  # noqa: E402
 from iroot.scaled_ops import Float8Ops, Int8Ops, ScaledOps, ShiftedSum  # noqa: E402
 from iroot.triton_ops import CAPABILITY  # noqa: E402
 from iroot.triton_scaled_ops import TritonFloat8Ops, TritonInt8Ops, TritonScaledOps  # noqa: E402
@@ -162,6 +162,27 @@ def assert_nearly_equal(found: Tensor, expected: Tensor) -> None:
     """A sum fused on one side and not on the other may fall on the other side of a tie: one unit in few entries."""
     torch.testing.assert_close(found, expected, rtol=2.0**-7, atol=0)
     assert (found != expected).sum() <= 0.01 * found.numel()
+
+
+@pytest.mark.parametrize("name", FORMAT_NAMES)
+def test_scales_that_are_powers_of_two(name: str) -> None:
+    sizes = torch.tensor([0.0, 1e-30, 0.3, FORMATS[name].largest, 1e30], device=DEVICE)
+    A = gaussian(5, 6, 20, dtype=torch.float32)
+    A = A / A.abs().amax((-2, -1), keepdim=True) * sizes.reshape(5, 1, 1)
+    (word,) = quantise_together(Source(matrix=A, number_format=FORMATS[name]), scales="powers of two")
+    assert_same(word.quantised, by_torch(A, name, power_of_two_scale(A, FORMATS[name])))
+    assert word.quantised.scale[3].item() == 1.0
+
+
+def test_words_are_those_of_the_torch_backend() -> None:
+    for name in ("fp8_e4m3", "int8"):
+        (A, product), (B, expected) = (
+            (word := ops.cast_word(gaussian(32, 48) * 3), ops.matmul_wide(word, gaussian(48, 32)))
+            for ops in both_backends(name)
+        )
+        assert torch.equal(A, B)
+        assert torch.equal(product, expected)
+        assert product.dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", NATIVE)
