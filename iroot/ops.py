@@ -88,11 +88,11 @@ class Ops(Protocol):
 def make_ops(precision: str | Precision, device: torch.device, backend: Backend = "auto") -> Ops:
     """Return the operations of `precision` on `device`.
 
-    `auto` takes this project's Triton kernels where they exist, on a Hopper GPU: for bf16x3 and fp16x3 always, for bf16
-    and fp16 product by product where they are faster for its shape and, in eager calls, outlast their own launch.
-    `graph` is the same for calls
-    that end in a CUDA graph, where a launch costs the host nothing: the eager call before the capture then computes
-    what the replays compute. `torch` always takes the library's products.
+    `auto` takes this project's Triton kernels where they exist, on a Hopper GPU: for bf16x3 and fp16x3 always, for FP8
+    and INT8 around the library's products, for bf16 and fp16 product by product where they are faster for its shape
+    and, in eager calls, outlast their own launch. `graph` is the same for calls that end in a CUDA graph, where a
+    launch costs the host nothing: the eager call before the capture then computes what the replays compute. `torch`
+    always takes the library's operations.
 
     Raises:
         UnknownNameError: no such precision.
@@ -103,6 +103,11 @@ def make_ops(precision: str | Precision, device: torch.device, backend: Backend 
     if reason is not None:
         raise UnsupportedError(f"precision '{plan.name}' cannot run on {device}: {reason}")
     if plan.name in QUANTISED + FINELY_SCALED:
+        if backend != "torch" and device.type == "cuda":
+            from iroot import triton_scaled_ops  # imports Triton, which only a GPU needs
+
+            if triton_scaled_ops.serves(plan, device):
+                return triton_scaled_ops.make_triton_scaled_ops(plan, device)
         return make_scaled_ops(plan, device)
     if plan.name in SPLIT:
         if backend != "torch" and device.type == "cuda":

@@ -17,7 +17,8 @@ from iroot.precision import Granularity
 
 BLOCK = 128
 """Columns that share a scale in blocks."""
-_SMALLEST_SCALE = 2.0**-120  # the scale of a zero matrix: its reciprocal and its product with 448^2 are finite
+SMALLEST_SCALE = 2.0**-120
+"""The scale of a zero matrix: its reciprocal and its product with 448^2 are finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ class Quantised:
 def tensor_scale(A: Tensor, number_format: NumberFormat) -> Tensor:
     """max |A| / largest for each matrix of A (..., m, n), as a float32 tensor (..., 1, 1); never zero."""
     largest: Tensor = torch.linalg.vector_norm(A, ord=float("inf"), dim=(-2, -1), keepdim=True)
-    return (largest.float() / number_format.largest).clamp_min(_SMALLEST_SCALE)
+    return _scale_of(largest, number_format)
 
 
 def find_scale(A: Tensor, number_format: NumberFormat, granularity: Granularity) -> Tensor:
@@ -73,7 +74,12 @@ def find_scale(A: Tensor, number_format: NumberFormat, granularity: Granularity)
         return tensor_scale(A, number_format)
     width = A.shape[-1] if granularity == "row" else BLOCK
     largest = torch.stack([block.abs().amax(-1) for block in torch.split(A, width, dim=-1)], dim=-1)
-    return (largest.float() / number_format.largest).clamp_min(_SMALLEST_SCALE)
+    return _scale_of(largest, number_format)
+
+
+def _scale_of(largest: Tensor, number_format: NumberFormat) -> Tensor:
+    # Times the reciprocal, as torch divides by a number on CUDA: a CPU's quotient may differ in the last bit.
+    return (largest.float() * (1.0 / number_format.largest)).clamp_min(SMALLEST_SCALE)
 
 
 def power_of_two_scale(A: Tensor, number_format: NumberFormat) -> Tensor:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -30,6 +31,16 @@ from iroot.errors import UnsupportedError
 from iroot.precision import Precision
 from iroot.quantize import BLOCK, FORMATS, NumberFormat, Quantised, dequantise, find_scale, power_of_two_scale, quantise
 from iroot.torch_ops import TorchOps, wide_product
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShiftedSum:
+    """alpha P + (constant + linear mu) C, and with `diagonal` = (a, c) + (a - c mu^2) I; P is a product, mu a trace."""
+
+    alpha: float = 1.0
+    constant: float = 0.0
+    linear: float = 0.0
+    diagonal: tuple[float, float] | None = None
 
 
 class ScaledOps(TorchOps):
@@ -47,8 +58,7 @@ class ScaledOps(TorchOps):
 
     def cast_word(self, A: Tensor) -> Tensor:
         """A rounded to the grid of the left operand, its scale a power of two: exact in bfloat16 and float32."""
-        scale = power_of_two_scale(A, self._left)
-        return dequantise(quantise(A, self._left, dtype=torch.float32, scale=scale)).to(self.storage)
+        return dequantise(self._word(A)).to(self.storage)
 
     def matmul_wide(self, A: Tensor, B: Tensor) -> Tensor:
         """A B of quantised operands, in float32; words on the grid already, or parts of them, are multiplied exactly.
@@ -56,34 +66,28 @@ class ScaledOps(TorchOps):
         A word that the products round again is another one in each of them: the error of `graded_pe` in E4M3 is then
         0.81 instead of 0.051 (half of the eigenvalues 1e-2, p = 1, target 7e-3, n = 128, CPU emulation, 2026-11).
         """
-        left = self._quantise(A, self._left, power_of_two_scale(A, self._left))
-        right = self._quantise(B.mT, self._right, power_of_two_scale(B, self._right)).mT
-        return self._wide_product(left, right)
+        return self._wide_product(*self._word_pair(A, B.mT))
 
     def gram(self, G: Tensor) -> Tensor:
         """G G^T, symmetric; G is quantised once where both operands have one format."""
-        return self._result(*self._with_own_transpose(G))
+        return self._result(*self._pair(G, G))
 
     def symmetric_matmul(self, A: Tensor, B: Tensor) -> Tensor:
         """A B for A, B symmetric: B^T stands for B, which saves a transposing copy."""
-        return self._result(self._quantise_left(A), self._quantise_transposed(B))
+        return self._result(*self._pair(A, B))
 
     def symmetric_apply(self, S: Tensor, X: Tensor, *, beta: float) -> Tensor:
         """beta X + S X as (beta + mu) X + (S - mu I) X, mu = trace(S) / m, exact but for the last product."""
-        mu, rest = _split_diagonal(S)
-        product = self._product(self._quantise_left(rest), self._quantise_transposed(X.mT))
-        return self.cast(torch.mul(X, mu + beta).add_(product))
+        mu, left, right = self._shifted_pair(S, X.mT)
+        return self._shifted_sum(X, mu, left, right, ShiftedSum(constant=beta, linear=1.0))
 
     def symmetric_quadratic(self, A: Tensor, a: float, b: float, c: float) -> Tensor:
         """a I + b A + c A^2 as (b + 2 c mu) A + (a - c mu^2) I + c (A - mu I)^2, mu = trace(A) / m."""
-        mu, rest = _split_diagonal(A)
-        left, right = self._with_own_transpose(rest)
-        result = torch.mul(A, b + 2.0 * c * mu).add_(self._product(left, right), alpha=c)
-        result.diagonal(dim1=-2, dim2=-1).add_((a - c * mu * mu).squeeze(-1))
-        return self.cast(result)
+        mu, left, right = self._shifted_pair(A, A)
+        return self._shifted_sum(A, mu, left, right, ShiftedSum(alpha=c, constant=b, linear=2.0 * c, diagonal=(a, c)))
 
     def _multiply_add(self, A: Tensor, B: Tensor, C: Tensor | None, alpha: float, beta: float) -> Tensor:
-        return self._result(self._quantise_left(A), self._quantise_transposed(B.mT), C=C, alpha=alpha, beta=beta)
+        return self._result(*self._pair(A, B.mT), C=C, alpha=alpha, beta=beta)
 
     def _result(
         self, left: Quantised, right: Quantised, *, C: Tensor | None = None, alpha: float = 1.0, beta: float = 0.0
@@ -93,16 +97,35 @@ class ScaledOps(TorchOps):
             return self.cast(torch.add(C * beta, product, alpha=alpha))
         return self.cast(product if alpha == 1.0 else product * alpha)
 
-    def _with_own_transpose(self, G: Tensor) -> tuple[Quantised, Quantised]:
-        left = self._quantise_left(G)
-        return left, left.mT if self._left is self._right else self._quantise_transposed(G)
+    def _shifted_sum(self, C: Tensor, mu: Tensor, left: Quantised, right: Quantised, terms: ShiftedSum) -> Tensor:
+        """The sum for P = left right."""
+        result = torch.mul(C, mu * terms.linear + terms.constant)
+        result = result.add_(self._product(left, right), alpha=terms.alpha)
+        if terms.diagonal is not None:
+            a, c = terms.diagonal
+            result.diagonal(dim1=-2, dim2=-1).add_((a - c * mu * mu).squeeze(-1))
+        return self.cast(result)
 
-    def _quantise_left(self, A: Tensor) -> Quantised:
-        return self._quantise(A, self._left)
+    def _pair(self, A: Tensor, B: Tensor) -> tuple[Quantised, Quantised]:
+        """A and B^T as operands: contiguous rows of A and of B, the layout the FP8 and INT8 units read."""
+        left = self._quantise(A, self._left)
+        if A is B and self._left is self._right:
+            return left, left.mT
+        return left, self._quantise(B, self._right).mT
 
-    def _quantise_transposed(self, B: Tensor) -> Quantised:
-        """B^T as a right operand: column-major values, the layout the FP8 and INT8 units read."""
-        return self._quantise(B, self._right).mT
+    def _word(self, A: Tensor) -> Quantised:
+        """A with a power of two as its scale, in any dtype that holds the grid."""
+        return quantise(A, self._left, dtype=torch.float32, scale=power_of_two_scale(A, self._left))
+
+    def _word_pair(self, A: Tensor, B: Tensor) -> tuple[Quantised, Quantised]:
+        """As `_pair`, with scales that are powers of two."""
+        left = self._quantise(A, self._left, power_of_two_scale(A, self._left))
+        return left, self._quantise(B, self._right, power_of_two_scale(B, self._right)).mT
+
+    def _shifted_pair(self, S: Tensor, B: Tensor) -> tuple[Tensor, Quantised, Quantised]:
+        """mu = trace(S) / m, and S - mu I and B^T as operands; B is S stands for B = S - mu I."""
+        mu, rest = _split_diagonal(S)
+        return mu, *self._pair(rest, rest if B is S else B)
 
     def _quantise(self, A: Tensor, number_format: NumberFormat, scale: Tensor | None = None) -> Quantised:
         A = A.contiguous()
@@ -178,14 +201,17 @@ class Int8Ops(ScaledOps):
         return torch.int8
 
     def _product(self, left: Quantised, right: Quantised) -> Tensor:
+        return self._sums(left, right) * (left.scale * right.scale)
+
+    def _sums(self, left: Quantised, right: Quantised) -> Tensor:
+        """A^ B^ in int32."""
         (m, k), n = left.values.shape[-2:], right.values.shape[-1]
         if m <= 16 or k % 8 or n % 8:
             raise UnsupportedError(
                 f"{self.precision.name}: an INT8 product needs more than 16 rows and its inner and right dimensions "
                 f"divisible by 8, got ({m} x {k}) times ({k} x {n}); pad the matrix or use bf16"
             )
-        sums = _each_matrix(_int8_product, left, right)
-        return sums * (left.scale * right.scale)
+        return _each_matrix(_int8_product, left, right)
 
 
 def _split_diagonal(A: Tensor) -> tuple[Tensor, Tensor]:

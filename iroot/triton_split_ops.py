@@ -8,6 +8,7 @@ from torch import Tensor
 from iroot.kernels.split_product import split, split_product
 from iroot.precision import SPLIT, Precision
 from iroot.split_ops import SplitOps, Words
+from iroot.triton_layouts import CompiledLayouts
 from iroot.triton_ops import CAPABILITY
 
 
@@ -19,36 +20,20 @@ def serves(precision: Precision, device: torch.device) -> bool:
 
 
 class TritonSplitOps(SplitOps):
-    """bf16x3 and fp16x3 on a Hopper GPU.
-
-    The first call of a shape compiles its kernels, which a capture cannot: recorded without such a call before it, a
-    product stays in cuBLAS. So do calls under torch.compile and those that autograd records.
-    """
+    """bf16x3 and fp16x3 on a Hopper GPU; where a kernel cannot run (`CompiledLayouts`), a product stays in cuBLAS."""
 
     def __init__(self, precision: Precision, device: torch.device, *, promote_k: int | None = None) -> None:
         super().__init__(precision, device, promote_k=promote_k)
-        self._compiled: set[tuple[object, ...]] = set()
+        self._layouts = CompiledLayouts(device)
 
     def split(self, A: Tensor) -> Words:
         """The two words of each matrix of A (..., m, n)."""
         A = A.to(self.storage)
-        return split(A, self._format) if self._suits("split", A) else super().split(A)
+        return split(A, self._format) if self._layouts.suit("split", A) else super().split(A)
 
     def _words_multiply_add(self, A: Words, B: Words, C: Tensor | None, alpha: float, beta: float) -> Tensor:
         operands = (A.hi, A.lo, A.matrix, B.hi, B.lo, B.matrix, *(() if C is None else (C,)))
-        if not self._suits("product", *operands):
+        if not self._layouts.suit("product", *operands):
             return super()._words_multiply_add(A, B, C, alpha, beta)
         C = None if C is None else C.to(self.storage)
         return split_product(A, B, C, alpha=float(alpha), beta=float(beta), promote_k=self._promote_k)
-
-    def _suits(self, kernel: str, *operands: Tensor) -> bool:
-        """Whether a kernel can run on these operands now."""
-        if torch.compiler.is_compiling() or any(A.numel() == 0 for A in operands):
-            return False
-        if torch.is_grad_enabled() and any(A.requires_grad for A in operands):
-            return False
-        layout = (kernel, *((A.shape, A.stride(), A.dtype, A.data_ptr() % 16) for A in operands))
-        if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            return layout in self._compiled
-        self._compiled.add(layout)
-        return True
