@@ -15,7 +15,11 @@ from torch import Tensor
 
 from iroot.coefficients import named_table
 from iroot.errors import InvalidInputError
+from iroot.methods._polar import Normalisation, Recipe, polar_factor
+from iroot.precision import get_precision
+from iroot.registry import Operands
 from iroot.step_bounds import StepBound
+from iroot.torch_ops import FloatingOps
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type == "cpu":  # read when the kernels are defined, and again when they run
@@ -23,6 +27,7 @@ if DEVICE.type == "cpu":  # read when the kernels are defined, and again when th
 import triton  # noqa: E402
 import triton.language as tl  # noqa: E402
 
+from iroot import triton_ops  # noqa: E402
 from iroot.kernels import quintics  # noqa: E402
 from iroot.kernels.quintic_steps import (  # noqa: E402
     LARGE,
@@ -47,6 +52,7 @@ ENGINE = tuple(replace(tiles, loads="copy_engine") for tiles in STEP_TILES)
 TESTED = (NARROW, TALL) if DEVICE.type == "cpu" else (*STEP_TILES, *ENGINE)
 QUICK = FEW if DEVICE.type == "cpu" else SMALL
 
+from iroot.triton_ops import TritonOps  # noqa: E402
 
 symmetric_phase, apply_phase = quintics._symmetric_phase, quintics._apply_phase
 
@@ -208,3 +214,34 @@ def test_many_programs_meet(n: int, tiles: StepTiles) -> None:
         reference_steps(G, FIVE), reference_steps(G.double(), FIVE)
     )
     assert all(torch.equal(quintic_steps(G, FIVE, plan=plan_for(tiles)), first) for _ in range(100))
+
+
+def free_ops(monkeypatch: pytest.MonkeyPatch) -> TritonOps:
+    monkeypatch.setattr(triton_ops, "_SMALLEST_FUSED", 16)
+    return TritonOps(get_precision("fp16"), DEVICE)
+
+
+@pytest.mark.parametrize("normalisation", ["frobenius", "gram"])
+def test_a_polar_factor_takes_the_kernel(normalisation: Normalisation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the products by the library, both against float64."""
+    ops, recipe = free_ops(monkeypatch), Recipe(coefficients=FIVE[:2], normalisation=normalisation, margin=1.01)
+    G = gaussian(60, 40)
+    bound = StepBound(norm=normalisation, margin=1.01)  # type: ignore[arg-type]
+    exact = reference_steps(G.double(), FIVE[:2], bound=bound)
+    fused = polar_factor(Operands(A=G), ops, recipe)
+    composed = polar_factor(Operands(A=G), FloatingOps(get_precision("fp16"), DEVICE), recipe)
+    assert fused.shape == G.shape
+    assert not torch.equal(fused, composed)
+    assert error(fused, exact) <= 1.1 * error(composed, exact)
+
+
+def test_what_the_kernel_does_not_suit(monkeypatch: pytest.MonkeyPatch) -> None:
+    ops, G = free_ops(monkeypatch), gaussian(32, 40)
+    assert ops.quintic_steps(gaussian(8, 40), FIVE[:1], PUBLISHED) is None
+    assert ops.quintic_steps(gaussian(32, 1025), FIVE[:1], PUBLISHED) is None
+    assert ops.quintic_steps(G.float(), FIVE[:1], PUBLISHED) is None
+    assert ops.quintic_steps(G.clone().requires_grad_(), FIVE[:1], PUBLISHED) is None
+    assert ops.quintic_steps(G, FIVE[:1], PUBLISHED) is not None
+    monkeypatch.setattr(ops, "_capturing", lambda: True)
+    assert ops.quintic_steps(G, FIVE[:1], PUBLISHED) is not None
+    assert ops.quintic_steps(G, FIVE[:2], PUBLISHED) is None  # nothing is compiled or uploaded inside a capture
