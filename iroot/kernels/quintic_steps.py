@@ -67,11 +67,19 @@ _BEGIN_ROWS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class StepPlan:
-    """Tiles, and into how many groups the programs are divided: a group works on one matrix at a time."""
+    """How one call is laid out.
+
+    Attributes:
+        tiles: of every phase.
+        groups: of programs; each works on one matrix at a time.
+        programs: of a group.
+        starts: when the second kernel's programs take their places: after the first kernel, or under it.
+    """
 
     tiles: StepTiles
     groups: int
     programs: int
+    starts: Literal["after", "under"] = "after"
 
     def clocks(self, m: int, n: int, batches: int) -> float:
         """Estimated time of one step of all matrices."""
@@ -136,7 +144,7 @@ def quintic_steps(
     places = processors(G.device) if G.device.type == "cuda" else 1
     chosen = plan or choose_step_plan(m, n, batches, processors=places)
     launches = partial(_launch, stack, tuple(coefficients), bound, chosen)
-    rehearse(("quintic_steps", stack.shape, stack.stride(), G.dtype, bound.norm, chosen.tiles), launches, G.device)
+    rehearse(("quintic_steps", stack.shape, stack.stride(), G.dtype, bound.norm, chosen), launches, G.device)
     X = launches().reshape(wide.shape)
     return X.mT if tall else X
 
@@ -150,19 +158,20 @@ def _launch(G: Tensor, coefficients: tuple[OddQuintic, ...], bound: StepBound, p
     gram, quadratic = (torch.empty(plan.groups, m, m, dtype=G.dtype, device=device) for _ in range(2))
     sums = torch.empty(batches, parts, dtype=torch.float64, device=device)
     by_gram = bound.norm == "gram"
+    early = plan.starts == "under" and device.type == "cuda"
     squares = torch.empty(plan.groups, jobs, dtype=torch.float32, device=device) if by_gram else None
     counters = torch.empty(plan.groups, COUNTER_STRIDE.value, dtype=torch.int32, device=device)
     on_grid(begin_kernel, (parts, batches))(
         G, *G.stride(), X, sums, counters, plan.groups, rows, columns, m, n,
-        ROWS=_BEGIN_ROWS, COLUMNS=min(n & -n, 1024), num_warps=4,
+        ROWS=_BEGIN_ROWS, COLUMNS=min(n & -n, 1024), EARLY=early, num_warps=4,
     )  # fmt: skip
     on_grid(steps_kernel, (plan.groups * plan.programs,))(
         X, gram, quadratic, *_descriptors(X, gram, quadratic, tiles), device_coefficients(coefficients, device),
         sums, squares, counters, batches, plan.groups, plan.programs, steps, parts, jobs, m, n,
         bound.margin, 1.0 if by_gram else bound.margin, bound.unit(rows), bound.epsilon,
         PARTS=_count(parts), JOBS=_count(jobs), BLOCK=tiles.block, ROWS=tiles.rows, COLUMNS=tiles.columns,
-        BLOCK_K=tiles.block_k, DTYPE=TRITON_DTYPES[G.dtype],
-        num_warps=tiles.warps, num_stages=tiles.stages, launch_cooperative_grid=True,
+        BLOCK_K=tiles.block_k, DTYPE=TRITON_DTYPES[G.dtype], EARLY=early,
+        num_warps=tiles.warps, num_stages=tiles.stages, launch_cooperative_grid=True, launch_pdl=early,
     )  # fmt: skip
     return X.view(2, batches, m, n)[steps % 2, :, :rows, :columns]
 

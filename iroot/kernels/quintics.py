@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from iroot.kernels.grid_barrier import COUNTER_STRIDE, meet
 
@@ -177,7 +178,7 @@ def steps_kernel(
     counters,  # (groups, COUNTER_STRIDE) int32, zero
     batches, groups, programs, steps, parts, jobs, m, n, margin, first_margin, unit, epsilon,
     PARTS: tl.constexpr, JOBS: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-    BLOCK_K: tl.constexpr, DTYPE: tl.constexpr,
+    BLOCK_K: tl.constexpr, DTYPE: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """`programs` programs for one matrix at a time of each group; all steps, from X = s G / bound.
 
@@ -190,6 +191,8 @@ def steps_kernel(
     first = tl.program_id(0) % programs
     counter = counters + group * COUNTER_STRIDE
     arrivals = group * 0
+    if EARLY:
+        gdc_wait()
     for batch in range(group, batches, groups):
         i = tl.arange(0, PARTS)
         norm = tl.sqrt(tl.sum(tl.load(sums + batch * parts + i, mask=i < parts, other=0.0), 0))
@@ -248,9 +251,11 @@ def begin_kernel(
     sums,  # (batches, programs): of squares
     counters,  # (groups, COUNTER_STRIDE): zero
     groups, rows, columns, m, n,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """ROWS rows of one matrix. m and n are multiples of ROWS and COLUMNS."""
+    if EARLY:
+        gdc_launch_dependents()  # its programs take their places, and wait for the end of this kernel
     part = tl.program_id(0)
     batch = tl.program_id(1).to(tl.int64)
     row = part * ROWS + tl.arange(0, ROWS)[:, None]
