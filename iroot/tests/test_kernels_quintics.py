@@ -1,13 +1,20 @@
 """The polar iteration in one kernel against float64, on the GPU, or without one in Triton's interpreter.
 
-The interpreter runs programs one after the other, so there each matrix has one program and its barriers are of one;
-several programs meet on a GPU only.
+The interpreter runs programs one after the other, so there each matrix has one program; only `interleaved` gives every
+program a thread, of which one runs until it meets the others.
 """
 
 from __future__ import annotations
 
+import ctypes
+import inspect
 import os
+import random
+import threading
+from collections.abc import Callable
 from dataclasses import replace
+from types import FunctionType
+from typing import Any
 
 import pytest
 import torch
@@ -117,6 +124,78 @@ def test_programs_share_out_every_tile(side: int, programs: int) -> None:
     assert error(square, 0.5 * wide @ wide + 0.25 * wide) < 1e-3
     assert torch.equal(square, square.mT)
     assert error(X[1], 2.0 * X[0].double() + wide @ X[0].double()) < 1e-3
+
+
+class Interleaved:
+    """A kernel whose programs run in threads, one at a time, in a random order between two barriers."""
+
+    def __init__(self, kernel: Any, seed: int) -> None:
+        self._kernel = kernel.rewrite()
+        self._builder = triton.runtime.interpreter.interpreter_builder
+        self._turn = threading.Condition()
+        self._order = random.Random(seed)
+        self._failures: list[BaseException] = []
+        self.waits = 0
+
+    def kernel(self) -> Callable[..., None]:
+        """What the interpreter calls for each program in turn: the last call runs them all."""
+
+        def run(**arguments: Any) -> None:
+            self._last_runs_all(arguments)
+
+        called = FunctionType(run.__code__, self._kernel.__globals__, "run", None, run.__closure__)
+        called.__annotations__ = self._kernel.__annotations__
+        called.__signature__ = inspect.signature(self._kernel)  # type: ignore[attr-defined]
+        return called
+
+    def _last_runs_all(self, arguments: dict[str, Any]) -> None:
+        count = self._builder.grid_dim[0]
+        if self._builder.grid_idx[0] + 1 < count:
+            return
+        programs = self._order.sample(range(count), count)
+        threads = [threading.Thread(target=self._program, args=(i, arguments), daemon=True) for i in programs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60.0)
+        assert not self._failures, self._failures[0]
+        assert not any(thread.is_alive() for thread in threads)
+
+    def _program(self, index: int, arguments: dict[str, Any]) -> None:
+        try:
+            with self._turn:
+                self._builder.grid_idx = (index, 0, 0)
+                self._kernel(**arguments)
+                self._turn.notify_all()
+        except BaseException as failure:
+            self._failures.append(failure)
+
+    def meet(self, counter: Any, count: Any, engine: Any) -> None:
+        """`grid_barrier.meet` on the counter's own memory, which the first kernel has cleared."""
+        arrived = ctypes.c_int32.from_address(int(counter.handle.data.item()))
+        arrived.value += 1
+        self.waits += 1
+        self._turn.notify_all()
+        assert self._turn.wait_for(lambda: arrived.value >= int(count), timeout=30.0)
+
+
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="about the interpreter")
+@pytest.mark.parametrize(
+    ("batches", "groups", "programs", "bound"), [(1, 1, 5, PUBLISHED), (3, 2, 2, GRAM)], ids=["one", "two groups"]
+)
+def test_programs_of_a_matrix_meet(
+    batches: int, groups: int, programs: int, bound: StepBound, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit what one program computes, in any order; the last matrix has a norm that takes a barrier more."""
+    G = gaussian(batches, 40, 60, dtype=torch.bfloat16)
+    G[-1] *= 2.0**-60
+    alone = quintic_steps(G, FIVE[:2], bound=bound, plan=plan_for(FEW, groups=groups))
+    together = Interleaved(quintics.steps_kernel, seed=batches)
+    monkeypatch.setattr(quintics.steps_kernel, "rewrite", together.kernel)
+    monkeypatch.setattr(quintics, "meet", together.meet)
+    X = quintic_steps(G, FIVE[:2], bound=bound, plan=StepPlan(tiles=FEW, groups=groups, programs=programs))
+    assert torch.equal(X, alone)
+    assert together.waits == programs * (5 * batches + 1)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
