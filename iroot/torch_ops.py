@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from iroot.coefficients import OddQuintic
 from iroot.graded_steps import WordStep
 from iroot.precision import Precision
+from iroot.step_bounds import StepBound
 
 _NO_REDUCED_PRECISION = (
     "allow_fp16_reduced_precision_reduction",
@@ -98,6 +100,10 @@ class TorchOps(ABC):
 
     def graded_root(self, A: Tensor, scale: Tensor, steps: Sequence[WordStep], *, p: int, eps: float) -> Tensor | None:
         """None: the caller composes it from products."""
+        return None
+
+    def quintic_steps(self, G: Tensor, coefficients: Sequence[OddQuintic], bound: StepBound) -> Tensor | None:
+        """None: the caller composes them from products."""
         return None
 
     @abstractmethod

@@ -13,12 +13,15 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from iroot.coefficients import OddQuintic
 from iroot.graded_steps import WordStep
 from iroot.kernels.graded_root import graded_root, square_bound
 from iroot.kernels.multiply_add import beats_addmm, multiply_add
 from iroot.kernels.operands import OPERAND_DTYPES, processors
+from iroot.kernels.quintic_steps import quintic_steps
 from iroot.kernels.symmetric import Terms, symmetric_product
 from iroot.precision import Precision
+from iroot.step_bounds import StepBound
 from iroot.torch_ops import FloatingOps
 
 CAPABILITY = (9, 0)
@@ -36,6 +39,9 @@ _EAGER_FLOPS = 1e11
 
 # One launch has a whole matrix's work from here on; smaller ones were not measured.
 _SMALLEST_FUSED = 128
+
+# Up to here products are shorter than their launches; larger ones take tiles of their own.
+_LARGEST_STEPS = 1024
 
 
 def serves(precision: Precision, device: torch.device) -> bool:
@@ -140,6 +146,22 @@ class TritonOps(FloatingOps):
         if choice == "library":
             return None
         return graded_root(A, scale, steps, p=p, eps=eps, dtype=self.storage)
+
+    def quintic_steps(self, G: Tensor, coefficients: Sequence[OddQuintic], bound: StepBound) -> Tensor | None:
+        """All steps in one kernel whose programs meet between products, for short products."""
+        if not self._suits_steps(G):
+            return None
+        # Two launches for thirty: eager calls take them too.
+        steps = tuple(coefficients)
+        if self._choose(("quintic_steps", G.shape, G.stride(), steps, bound), math.inf) == "library":
+            return None
+        return quintic_steps(G, steps, bound=bound)
+
+    def _suits_steps(self, G: Tensor) -> bool:
+        if torch.compiler.is_compiling() or G.dtype != self.storage or G.numel() == 0:
+            return False
+        recording = torch.is_grad_enabled() and G.requires_grad
+        return not recording and min(G.shape[-2:]) >= _SMALLEST_FUSED and max(G.shape[-2:]) <= _LARGEST_STEPS
 
     def _suits_fused(self, A: Tensor) -> bool:
         if torch.compiler.is_compiling() or A.dtype is not torch.float32 or A.numel() == 0:

@@ -22,6 +22,7 @@ from iroot.methods._operands import require_matrix
 from iroot.ops import Ops
 from iroot.precision import FINELY_SCALED, QUANTISED, get_precision
 from iroot.registry import Operands, Workload
+from iroot.step_bounds import StepBound
 
 Normalisation = Literal["square", "gram", "frobenius"]
 NORMALISATIONS: tuple[Normalisation, ...] = ("square", "gram", "frobenius")
@@ -65,10 +66,12 @@ def polar_factor(operands: Operands, ops: Ops, recipe: Recipe) -> Tensor:
     G = require_matrix(operands)
     tall = G.shape[-2] > G.shape[-1]
     X = ops.cast(G.mT if tall else G)
+    fused = _fused_steps(X, recipe, ops)
+    if fused is not None:
+        return (fused.mT if tall else fused).to(G.dtype)
     X = normalise(X, recipe, ops)
     A = ops.gram(X)
-    # The rounded product may be too small by a factor 1 - 2 u, and its root by 1 - u.
-    margin = recipe.margin * (1.0 + ops.precision.unit_roundoff)
+    margin = _gram_margin(recipe, ops)
     if recipe.normalisation == "frobenius":
         X = quintic_steps(X, A, recipe.coefficients, ops)
     elif recipe.normalisation == "gram":
@@ -78,6 +81,20 @@ def polar_factor(operands: Operands, ops: Ops, recipe: Recipe) -> Tensor:
         first, *others = recipe.coefficients
         X = further_steps(_bounded_step(X, A, first, margin, ops), tuple(others), ops)
     return (X.mT if tall else X).to(G.dtype)
+
+
+def _gram_margin(recipe: Recipe, ops: Ops) -> float:
+    """The rounded product may be too small by a factor 1 - 2 u, and its root by 1 - u."""
+    return recipe.margin * (1.0 + ops.precision.unit_roundoff)
+
+
+def _fused_steps(X: Tensor, recipe: Recipe, ops: Ops) -> Tensor | None:
+    """Normalisation and all steps in the backend's kernel, if it has one; none has the norms of A^2."""
+    if recipe.normalisation == "square":
+        return None
+    margin = recipe.margin if recipe.normalisation == "frobenius" else _gram_margin(recipe, ops)
+    bound = StepBound(norm=recipe.normalisation, margin=margin, epsilon=recipe.epsilon)
+    return ops.quintic_steps(X, recipe.coefficients, bound)
 
 
 def quintic_steps(X: Tensor, A: Tensor, coefficients: tuple[OddQuintic, ...], ops: Ops) -> Tensor:
