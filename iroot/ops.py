@@ -13,14 +13,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from iroot.coefficients import OddQuintic
 from iroot.errors import UnsupportedError
 from iroot.graded_steps import WordStep
+from iroot.odd_steps import OddStep, StepBound
 from iroot.precision import FINELY_SCALED, QUANTISED, SPLIT, Precision, get_precision, unsupported_reason
 from iroot.registry import Backend
 from iroot.scaled_ops import make_scaled_ops
 from iroot.split_ops import SplitOps
-from iroot.step_bounds import StepBound
 from iroot.torch_ops import EmulatedOps, FloatingOps
 
 
@@ -86,8 +85,8 @@ class Ops(Protocol):
         """(A + eps I)^(-1/p) by `steps` on (A + eps I) / scale; None where this backend has no kernels for it."""
         ...
 
-    def quintic_steps(self, G: Tensor, coefficients: Sequence[OddQuintic], bound: StepBound) -> Tensor | None:
-        """X <- a X + (b A + c A^2) X, A = X X^T, from X = G / bound; None where this backend has no kernel for it."""
+    def odd_steps(self, G: Tensor, steps: Sequence[OddStep], bound: StepBound) -> Tensor | None:
+        """X <- X q(X X^T) for every step, from X = G / bound; None where this backend has no kernel for it."""
         ...
 
 

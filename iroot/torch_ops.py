@@ -15,10 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iroot.coefficients import OddQuintic
 from iroot.graded_steps import WordStep
+from iroot.odd_steps import OddStep, StepBound
 from iroot.precision import Precision
-from iroot.step_bounds import StepBound
 
 _NO_REDUCED_PRECISION = (
     "allow_fp16_reduced_precision_reduction",
@@ -102,7 +101,7 @@ class TorchOps(ABC):
         """None: the caller composes it from products."""
         return None
 
-    def quintic_steps(self, G: Tensor, coefficients: Sequence[OddQuintic], bound: StepBound) -> Tensor | None:
+    def odd_steps(self, G: Tensor, steps: Sequence[OddStep], bound: StepBound) -> Tensor | None:
         """None: the caller composes them from products."""
         return None
 

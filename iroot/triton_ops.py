@@ -13,19 +13,16 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from iroot.coefficients import OddQuintic
 from iroot.graded_steps import WordStep
+from iroot.kernels.families import is_served
 from iroot.kernels.graded_root import graded_root, square_bound
 from iroot.kernels.multiply_add import beats_addmm, multiply_add
 from iroot.kernels.operands import OPERAND_DTYPES, processors
 from iroot.kernels.quintic_steps import quintic_steps
 from iroot.kernels.symmetric import Terms, symmetric_product
+from iroot.odd_steps import OddStep, StepBound
 from iroot.precision import Precision
-from iroot.step_bounds import StepBound
 from iroot.torch_ops import FloatingOps
-
-CAPABILITY = (9, 0)
-"""Lowest CUDA compute capability with the units the kernels are written for: TMA and asynchronous tensor cores."""
 
 # Rows that start anywhere in a cache line double the traffic from L2 (Gram product of 3000 x 3000: 0.99 times cuBLAS's
 # speed; of 4000 x 4000, whose rows start at half a line: 1.20). Smaller matrices than 256 were not measured.
@@ -45,11 +42,11 @@ _LARGEST_STEPS = 1024
 
 
 def serves(precision: Precision, device: torch.device) -> bool:
-    """Whether this backend exists for `precision` on `device`: bf16 and fp16 on an NVIDIA Hopper GPU or later."""
+    """Whether this backend exists for `precision` on `device`: bf16 and fp16 on an NVIDIA Hopper GPU."""
     if device.type != "cuda" or torch.version.hip is not None or precision.name not in ("bf16", "fp16"):
         return False
     assert precision.storage in OPERAND_DTYPES
-    return torch.cuda.get_device_capability(device) >= CAPABILITY
+    return is_served(torch.cuda.get_device_capability(device))
 
 
 class TritonOps(FloatingOps):
@@ -147,15 +144,15 @@ class TritonOps(FloatingOps):
             return None
         return graded_root(A, scale, steps, p=p, eps=eps, dtype=self.storage)
 
-    def quintic_steps(self, G: Tensor, coefficients: Sequence[OddQuintic], bound: StepBound) -> Tensor | None:
-        """All steps in one kernel whose programs meet between products, for short products."""
-        if not self._suits_steps(G):
+    def odd_steps(self, G: Tensor, steps: Sequence[OddStep], bound: StepBound) -> Tensor | None:
+        """All steps in one kernel whose programs meet between products, for short products and quintics."""
+        if not self._suits_steps(G) or bound.norm == "schatten8" or any(step.degree != 5 for step in steps):
             return None
         # Two launches for thirty: eager calls take them too.
-        steps = tuple(coefficients)
-        if self._choose(("quintic_steps", G.shape, G.stride(), steps, bound), math.inf) == "library":
+        if self._choose(("odd_steps", G.shape, G.stride(), tuple(steps), bound), math.inf) == "library":
             return None
-        return quintic_steps(G, steps, bound=bound)
+        triples = [(step.constant, step.last.Z, step.last.S) for step in steps]
+        return quintic_steps(G, triples, bound=bound)
 
     def _suits_steps(self, G: Tensor) -> bool:
         if torch.compiler.is_compiling() or G.dtype != self.storage or G.numel() == 0:

@@ -21,7 +21,7 @@ from iroot.kernels.grid_barrier import COUNTER_STRIDE
 from iroot.kernels.operands import OPERAND_DTYPES, TRITON_DTYPES, descriptor, processors
 from iroot.kernels.quintics import begin_kernel, steps_kernel
 from iroot.kernels.rehearsal import on_grid, rehearse
-from iroot.step_bounds import FROBENIUS, StepBound
+from iroot.odd_steps import FROBENIUS, StepBound
 
 
 @dataclass(frozen=True, kw_only=True)

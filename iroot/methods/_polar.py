@@ -19,10 +19,10 @@ from torch import Tensor
 
 from iroot.coefficients import OddQuintic
 from iroot.methods._operands import require_matrix
+from iroot.odd_steps import StepBound, quintic
 from iroot.ops import Ops
 from iroot.precision import FINELY_SCALED, QUANTISED, get_precision
 from iroot.registry import Operands, Workload
-from iroot.step_bounds import StepBound
 
 Normalisation = Literal["square", "gram", "frobenius"]
 NORMALISATIONS: tuple[Normalisation, ...] = ("square", "gram", "frobenius")
@@ -94,7 +94,7 @@ def _fused_steps(X: Tensor, recipe: Recipe, ops: Ops) -> Tensor | None:
         return None
     margin = recipe.margin if recipe.normalisation == "frobenius" else _gram_margin(recipe, ops)
     bound = StepBound(norm=recipe.normalisation, margin=margin, epsilon=recipe.epsilon)
-    return ops.quintic_steps(X, recipe.coefficients, bound)
+    return ops.odd_steps(X, tuple(map(quintic, recipe.coefficients)), bound)
 
 
 def quintic_steps(X: Tensor, A: Tensor, coefficients: tuple[OddQuintic, ...], ops: Ops) -> Tensor:

@@ -23,9 +23,9 @@ from torch import Tensor
 from iroot.coefficients import named_table
 from iroot.errors import InvalidInputError
 from iroot.methods._polar import Normalisation, Recipe, polar_factor
+from iroot.odd_steps import StepBound
 from iroot.precision import get_precision
 from iroot.registry import Operands
-from iroot.step_bounds import StepBound
 from iroot.torch_ops import FloatingOps
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
