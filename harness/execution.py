@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from typing import Protocol
 
 import torch
@@ -28,7 +28,7 @@ def executable(call: Call, mode: Mode) -> Call:
 
 
 class CaptureFailedError(MeasurementError):
-    """A call could not be recorded. The allocator may still hold the broken capture open: end this process soon."""
+    """A call could not be recorded. Its process can go on; a worker does not, since times deserve a process as new."""
 
 
 class Executor(Protocol):
@@ -83,7 +83,7 @@ class GraphExecutor:
                 graph = torch.cuda.CUDAGraph()
                 graph.capture_begin(pool=pool)
                 captured = last if index == len(input_sets) else call
-                self._results.append(_recorded_call(graph, captured, operands))
+                self._results.append(_recorded_call(graph, pool, partial(captured, operands)))
                 self._graphs.append(graph)
 
     def launch(self, index: int) -> None:
@@ -119,21 +119,31 @@ def _pool_anchor(device: torch.device) -> torch.cuda.CUDAGraph:
     return anchor
 
 
-def _recorded_call(graph: torch.cuda.CUDAGraph, call: Call, operands: Operands) -> Tensor:
+def _recorded_call(graph: torch.cuda.CUDAGraph, pool: torch.cuda._POOL_HANDLE, call: Callable[[], Tensor]) -> Tensor:
     """Make the call whose work `graph` records, and end the capture whatever happens.
 
     `torch.cuda.graph` is not used: it collects garbage and empties the allocator's cache at every capture. Its side
     stream and warm-up are the caller's: the current stream is not the default one, and earlier eager calls ran on it.
     """
     try:
-        result = call(operands)
+        result = call()
         graph.capture_end()
     except Exception as error:
-        with suppress(RuntimeError):  # ends a capture still open; its own complaint would hide the reason
-            graph.capture_end()
-        _pool_anchor.cache_clear()  # the allocator may go on to believe that this pool is being captured into
+        _abandon(graph, pool)
+        _pool_anchor.cache_clear()  # an allocator may go on to believe that this pool is being captured into
         raise CaptureFailedError(f"the call cannot be recorded in a CUDA graph: {error}") from error
     return result
+
+
+def _abandon(graph: torch.cuda.CUDAGraph, pool: torch.cuda._POOL_HANDLE) -> None:
+    """End a capture that failed, and leave the process usable."""
+    try:
+        from iroot.capture import abandon
+    except ImportError:  # the library of an arm, older than 2026-11-23; its worker ends, and a new one goes on
+        with suppress(RuntimeError):
+            graph.capture_end()
+    else:
+        abandon(graph, pool)
 
 
 @contextmanager

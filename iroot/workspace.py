@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
+from iroot.capture import record
 from iroot.errors import InvalidInputError
 from iroot.replay import CannotRecordError, record_memory
 from iroot.result import Bounds
@@ -114,7 +113,11 @@ def recording(entry: Entry, call: Call, operands: tuple[Tensor, ...]) -> Recordi
 
 
 def record_graph(call: Call, operands: tuple[Tensor, ...]) -> GraphRecording:
-    """Capture `call(*operands)` on copies of the operands; the graph has a memory pool of its own."""
+    """Capture `call(*operands)` on copies of the operands; the graph has a memory pool of its own.
+
+    Raises:
+        RuntimeError: the call did what cannot be recorded; everything recorded before it stays usable.
+    """
     # Graph memory must outlive the caller's inference mode, and be writable after it.
     with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(operands[0].device):
         inputs = tuple(torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device) for tensor in operands)
@@ -127,23 +130,6 @@ def record_graph(call: Call, operands: tuple[Tensor, ...]) -> GraphRecording:
             for _ in range(WARM_UPS):
                 call(*inputs)
             graph = torch.cuda.CUDAGraph()
-            with _no_garbage_collection():
-                graph.capture_begin()
-                try:
-                    output = call(*inputs)
-                finally:
-                    graph.capture_end()
+            output = record(graph, lambda: call(*inputs))
         torch.cuda.current_stream(device).wait_stream(side)
     return GraphRecording(graph=graph, inputs=inputs, output=output)
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """A CUDA object destroyed during a capture ends it."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
