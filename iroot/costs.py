@@ -12,11 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from iroot.kernels.families import is_served
 from iroot.precision import get_precision
 from iroot.registry import MethodSpec, Workload
 
-FUSED_CAPABILITY = (9, 0)
-"""Lowest CUDA compute capability whose graded roots are formed by fused kernels."""
 SMALLEST_FUSED = 128
 """Smallest n of such a root."""
 
@@ -126,7 +125,7 @@ def seconds(spec: MethodSpec, workload: Workload, options: Any, *, capability: t
         # Full products, of a matrix and a few columns: one operand to read, and no FLOP counted half.
         total += steps * (_DEGREE_S[spec.task] + 0.5 * traffic) - 0.5 * flops / rate.flops_per_s
         return total + (_GRAM_ESTIMATE_S if spec.task == "gram_apply" else 0.0)
-    if is_graded(spec, workload.precision) and (capability < FUSED_CAPABILITY or spec.name == "hybrid"):
+    if is_graded(spec, workload.precision) and (not is_served(capability) or spec.name == "hybrid"):
         total += steps * (_UNFUSED_STEP_S + _UNFUSED_ENTRY_S * entries)
     else:
         products = flops / (get_precision(workload.precision).products * entries * rows)

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 from iroot import tiers
-from iroot.costs import FUSED_CAPABILITY, SMALLEST_FUSED, is_graded, seconds
+from iroot.costs import SMALLEST_FUSED, is_graded, seconds
 from iroot.errors import InvalidInputError, UnsupportedError
+from iroot.kernels.families import is_served
 from iroot.precision import PRECISIONS, get_precision, unsupported_reason
 from iroot.registry import MethodSpec, Workload, get_method
 
@@ -73,7 +74,7 @@ class Demand:
         Not in a graph that is captured, or a call that is compiled, before the shape was ever met: `iroot.triton_ops`.
         """
         fused = self.workload.n >= SMALLEST_FUSED
-        return self.device.type == "cpu" or (fused and self.asked_capability() >= FUSED_CAPABILITY)
+        return self.device.type == "cpu" or (fused and is_served(self.asked_capability()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,7 +295,7 @@ def _composition_orthogonality(workload: Workload, options: Any) -> float:
     from iroot.methods._polar import composition_error
 
     recipe = options.recipe(workload.precision)
-    error = float(composition_error(recipe.coefficients, _smallest_singular(workload) / recipe.margin))
+    error = float(composition_error(recipe.steps, _smallest_singular(workload) / recipe.margin))
     return error * (2.0 + error)
 
 

@@ -30,6 +30,7 @@ import tomli_w
 
 from iroot.coefficients import NAMED_TABLES, MadeFor, NamedTable
 from iroot.errors import InvalidInputError, UnknownNameError
+from iroot.file_values import FileValues, is_finite
 from iroot.schedules import Design, Interval, Schedule, Step, make_step
 
 POLAR_SCHEMA = "iroot-polar/1"
@@ -129,7 +130,7 @@ def read_polar_table(path: Path) -> NamedTable:
     data = _open(path, POLAR_SCHEMA)
     rows = data.list("coefficients", most=_MAX_STEPS)
     for row in rows:
-        if not isinstance(row, list) or len(row) != 3 or not all(_is_finite(value) for value in row):
+        if not isinstance(row, list) or len(row) != 3 or not all(is_finite(value) for value in row):
             raise data.defect("coefficients", "a list of three finite numbers for each step", row)
     made_for = data.text("made_for")
     if made_for not in get_args(MadeFor):
@@ -215,13 +216,11 @@ def write_schedule(path: Path, schedule: Schedule, *, provenance: Provenance) ->
     _write(path, {**values, "provenance": asdict(provenance), "step": steps})
 
 
-def _read_step(data: _Values, values: Any) -> Step:
-    if not isinstance(values, dict):
-        raise data.defect("step", "a table for each step", values)
-    inner = _Values(path=data.path, place="step.", values=values)
+def _read_step(data: FileValues, values: Any) -> Step:
+    inner = data.inner("step", values)
     degree = inner.integer("degree", 1, 8)
     coefficients = inner.list("chebyshev", most=9)
-    if len(coefficients) != degree + 1 or not all(_is_finite(value) for value in coefficients):
+    if len(coefficients) != degree + 1 or not all(is_finite(value) for value in coefficients):
         raise inner.defect("chebyshev", f"{degree + 1} finite numbers for degree {degree}", coefficients)
 
     def interval(lower: str, upper: str) -> Interval:
@@ -257,52 +256,7 @@ def _write(path: Path, values: dict[str, Any]) -> None:
     part.replace(path)
 
 
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Values:
-    """A table of a file; what is missing or wrong raises with the file, the key and the remedy."""
-
-    path: Path
-    place: str
-    values: dict[str, Any]
-
-    def defect(self, key: str, wanted: str, received: object) -> InvalidInputError:
-        """The error for one key."""
-        return InvalidInputError(f"{self.path}: {self.place}{key} must be {wanted}, got {received!r}")
-
-    def text(self, key: str) -> str:
-        """A non-empty string."""
-        value = self.values.get(key)
-        if not isinstance(value, str) or not value:
-            raise self.defect(key, "a non-empty string", value)
-        return value
-
-    def number(self, key: str, low: float, high: float) -> float:
-        """A finite number in [low, high]."""
-        value = self.values.get(key)
-        if not _is_finite(value) or not low <= float(value or 0.0) <= high:
-            raise self.defect(key, f"a number in [{low:g}, {high:g}]", value)
-        return float(value or 0.0)
-
-    def integer(self, key: str, low: int, high: int) -> int:
-        """An integer in [low, high]."""
-        value = self.values.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise self.defect(key, f"an integer in [{low}, {high}]", value)
-        return value
-
-    def list(self, key: str, *, most: int) -> list[Any]:
-        """A list of 1 to `most` values."""
-        value = self.values.get(key)
-        if not isinstance(value, list) or not 1 <= len(value) <= most:
-            raise self.defect(key, f"a list of 1 to {most} values", value)
-        return value
-
-
-def _open(path: Path, schema: str) -> _Values:
+def _open(path: Path, schema: str) -> FileValues:
     """The values of a file of this schema that says where it comes from."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -312,7 +266,7 @@ def _open(path: Path, schema: str) -> _Values:
         raise InvalidInputError(f"{path}: cannot read the table: {error.strerror}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InvalidInputError(f"{path}: a table must be TOML in UTF-8: {error}") from None
-    data = _Values(path=path, place="", values=values)
+    data = FileValues(path=path, place="", values=values)
     if values.get("schema") != schema:
         raise data.defect("schema", f"'{schema}', as `iroot tune` writes it", values.get("schema"))
     provenance = values.get("provenance")

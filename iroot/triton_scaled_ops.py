@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from iroot.kernels.families import is_served
 from iroot.kernels.quantise import OPERAND_DTYPES, Rounded, Source, quantise_together
 from iroot.kernels.quantise_rows import quantise_rows
 from iroot.kernels.scaled_result import ADDEND_DTYPES, scaled_result, shifted_result
@@ -16,18 +17,17 @@ from iroot.precision import FINELY_SCALED, QUANTISED, Precision
 from iroot.quantize import Quantised
 from iroot.scaled_ops import Float8Ops, Int8Ops, ScaledOps, ShiftedSum
 from iroot.triton_layouts import CompiledLayouts
-from iroot.triton_ops import CAPABILITY
 
 _MOST_BATCHES = 65535  # of a grid's second dimension
 
 
 def serves(precision: Precision, device: torch.device) -> bool:
-    """Whether this backend exists for `precision` on `device`: native FP8 and INT8 on an NVIDIA Hopper GPU or later."""
+    """Whether this backend exists for `precision` on `device`: native FP8 and INT8 on an NVIDIA Hopper GPU."""
     if device.type != "cuda" or torch.version.hip is not None or precision.execution != "native":
         return False
     if precision.name not in QUANTISED + FINELY_SCALED:
         return False
-    return torch.cuda.get_device_capability(device) >= CAPABILITY
+    return is_served(torch.cuda.get_device_capability(device))
 
 
 class TritonScaledOps(ScaledOps):

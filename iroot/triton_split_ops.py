@@ -5,18 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from iroot.kernels.families import is_served
 from iroot.kernels.split_product import split, split_product
 from iroot.precision import SPLIT, Precision
 from iroot.split_ops import SplitOps, Words
 from iroot.triton_layouts import CompiledLayouts
-from iroot.triton_ops import CAPABILITY
 
 
 def serves(precision: Precision, device: torch.device) -> bool:
-    """Whether this backend exists for `precision` on `device`: bf16x3 and fp16x3 on an NVIDIA Hopper GPU or later."""
+    """Whether this backend exists for `precision` on `device`: bf16x3 and fp16x3 on an NVIDIA Hopper GPU."""
     if device.type != "cuda" or torch.version.hip is not None or precision.name not in SPLIT:
         return False
-    return torch.cuda.get_device_capability(device) >= CAPABILITY
+    return is_served(torch.cuda.get_device_capability(device))
 
 
 class TritonSplitOps(SplitOps):

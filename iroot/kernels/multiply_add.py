@@ -10,13 +10,16 @@ torch.addmm into new memory first copies C there, which at n = 2048 takes a thir
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from iroot.errors import InvalidInputError
+from iroot.kernels.families import HOPPER, Family
 from iroot.kernels.mainloop import place_in_strips
 from iroot.kernels.operands import (
     OPERAND_DTYPES,
@@ -25,8 +28,12 @@ from iroot.kernels.operands import (
     empty_aligned,
     load_block,
     operand,
+    present_family,
     processors,
 )
+from iroot.kernels.rehearsal import on_grid
+from iroot.kernels.table_file import Shape
+from iroot.kernels.tables import tuned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +45,15 @@ class Blocking:
     block_k: int
     warps: int
     stages: int
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory of the pipeline of a tile, with 16-bit operands."""
+        return 2 * self.stages * self.block_k * (self.rows + self.columns)
+
+    def __str__(self) -> str:
+        """`128x256 k64 w8 s4`."""
+        return f"{self.rows}x{self.columns} k{self.block_k} w{self.warps} s{self.stages}"
 
 
 @triton.jit(do_not_specialize=["row_blocks", "column_blocks"])
@@ -80,7 +96,7 @@ def multiply_add(
         C: (..., m, n), as A.
         alpha: factor on the product.
         beta: factor on C.
-        blocking: kernel configuration; by default `choose_blocking`'s.
+        blocking: kernel configuration; by default `default_blocking`'s.
 
     Returns:
         (..., m, n) in A's dtype. With n not a multiple of 8 it is a view into rows padded to one.
@@ -99,9 +115,7 @@ def multiply_add(
         )
     D = empty_aligned((A.shape[:-2].numel(), m, n), A.dtype, A.device)
     if D.numel():
-        _launch(
-            A, B, C, D, (alpha, beta), blocking or choose_blocking(m, n, D.shape[0], processors=processors(A.device))
-        )
+        _launch(A, B, C, D, (alpha, beta), blocking or default_blocking(D.shape, depth, D.dtype, D.device))
     return D.reshape(*batch, m, n) if len(batch) != 1 else D
 
 
@@ -113,7 +127,7 @@ def _launch(A: Tensor, B: Tensor, C: Tensor, D: Tensor, factors: tuple[float, fl
     batches, m, n = D.shape
     row_blocks, column_blocks = triton.cdiv(m, rows), triton.cdiv(n, columns)
     overlap = D.device.type == "cuda"
-    _multiply_add_kernel[(row_blocks * column_blocks * batches,)](
+    on_grid(_multiply_add_kernel, (row_blocks * column_blocks * batches,))(
         left.descriptor(rows, blocking.block_k),
         right.descriptor(columns, blocking.block_k),
         addend.descriptor(rows, columns),
@@ -145,14 +159,32 @@ _COSTS = {
     Blocking(rows=64, columns=64, block_k=128, warps=4, stages=3): 0.39,
 }
 BLOCKINGS = tuple(_COSTS)
+SEARCHED_BLOCKINGS = (
+    *BLOCKINGS,
+    Blocking(rows=128, columns=256, block_k=64, warps=8, stages=3),
+    *(Blocking(rows=128, columns=128, block_k=64, warps=8, stages=stages) for stages in (3, 4)),
+    Blocking(rows=64, columns=128, block_k=64, warps=4, stages=4),
+    Blocking(rows=64, columns=64, block_k=64, warps=4, stages=4),
+)
+"""What `iroot tune kernels` times."""
 
 # Largest tile of a kernel that lets the next one in early, see tiling.Tiling.lets_next_in.
 EARLY_AREA = 128 * 64
 
 
-def choose_blocking(m: int, n: int, batches: int, *, processors: int) -> Blocking:
-    """The blocking whose busiest multiprocessor has least to do; the first listed of equals."""
-    return min(BLOCKINGS, key=lambda blocking: _load(m, n, batches, blocking, processors))
+@lru_cache(maxsize=1024)
+def default_blocking(shape: torch.Size, depth: int, dtype: torch.dtype, device: torch.device) -> Blocking:
+    """What a table of this GPU names for results of `shape` (batches, m, n), else `choose_blocking`'s."""
+    batches, m, n = shape
+    known = Shape(kind="apply", rows=m, columns=n, depth=depth, batches=batches, dtype=str(dtype))
+    found = tuned(known, SEARCHED_BLOCKINGS, device)
+    return found or choose_blocking(m, n, batches, processors=processors(device), family=present_family(device))
+
+
+def choose_blocking(m: int, n: int, batches: int, *, processors: int, family: Family = HOPPER) -> Blocking:
+    """The blocking of those that fit whose busiest multiprocessor has least to do; the first listed of equals."""
+    fitting = [blocking for blocking in BLOCKINGS if family.resident(blocking.shared_bytes)]
+    return min(fitting, key=lambda blocking: _load(m, n, batches, blocking, processors))
 
 
 def beats_addmm(m: int, n: int, batches: int, *, processors: int) -> bool:

@@ -14,6 +14,8 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from iroot.kernels.families import HOPPER, Family, find_family
+
 TRITON_DTYPES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
 OPERAND_DTYPES = (torch.bfloat16, torch.float16)
 
@@ -90,6 +92,15 @@ def _aligned_copy(A: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=8)
+def present_family(device: torch.device) -> Family:
+    """A GPU's family; Hopper for the interpreter and for a GPU whose family is not known."""
+    found = find_family(torch.cuda.get_device_capability(device)) if device.type == "cuda" else None
+    return found or HOPPER
+
+
+@lru_cache(maxsize=8)
 def processors(device: torch.device) -> int:
     """Multiprocessors of a GPU; for the interpreter, those of an H100."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
+    if device.type != "cuda":
+        return HOPPER.processors
+    return torch.cuda.get_device_properties(device).multi_processor_count

@@ -29,10 +29,14 @@ from iroot.kernels.operands import (
     descriptor,
     empty_aligned,
     operand,
+    present_family,
     processors,
     symmetric_operand,
 )
-from iroot.kernels.tiling import Tiling, choose_tiling, schedule
+from iroot.kernels.rehearsal import on_grid
+from iroot.kernels.table_file import Kind, Shape
+from iroot.kernels.tables import tuned
+from iroot.kernels.tiling import SEARCHED_TILINGS, Tiling, choose_tiling, schedule
 
 
 @triton.jit
@@ -134,7 +138,7 @@ def symmetric_product(
         C: (..., n, n) symmetric, or None.
         terms: alpha, beta and gamma.
         output: dtype of the result, of A's dtype or float32; A's dtype by default.
-        tiling: kernel configuration; by default `choose_tiling` takes the one with the shortest busiest multiprocessor.
+        tiling: kernel configuration; by default `default_tiling`'s.
 
     Returns:
         (..., n, n), exactly symmetric. Entries are float32 sums rounded once. With n not a multiple of 8 (4 for
@@ -148,11 +152,30 @@ def symmetric_product(
     dtype = A.dtype if output is None else output
     D = empty_aligned((A.shape[:-2].numel(), n, n), dtype, A.device)
     if D.numel():
-        tiling = tiling or choose_tiling(n, D.shape[0], processors=processors(A.device))
-        same = B is A
+        addend = None if terms.beta == 0.0 else C
         left = operand(A)
-        _launch(left, left if same else operand(B), None if terms.beta == 0.0 else C, D, terms, tiling)
+        tiling = tiling or default_tiling(left.tensor.shape, _timed_kind(A, addend, D), D.dtype, D.device)
+        _launch(left, left if B is A else operand(B), addend, D, terms, tiling)
     return D.reshape(*batch, n, n) if len(batch) != 1 else D
+
+
+@lru_cache(maxsize=1024)
+def default_tiling(shape: torch.Size, kind: Kind | None, dtype: torch.dtype, device: torch.device) -> Tiling:
+    """What a table of this GPU names for operands of `shape` (batches, n, depth), else `choose_tiling`'s."""
+    batches, n, depth = shape
+    if kind is not None:
+        known = Shape(kind=kind, rows=n, columns=n, depth=depth, batches=batches, dtype=str(dtype))
+        found = tuned(known, SEARCHED_TILINGS, device)
+        if found is not None:
+            return found
+    return choose_tiling(n, batches, processors=processors(device), family=present_family(device))
+
+
+def _timed_kind(A: Tensor, addend: Tensor | None, D: Tensor) -> Kind | None:
+    """What tables call a product of these operands; None where their dtypes differ, which is never timed."""
+    if D.dtype != A.dtype or (addend is not None and addend.dtype != A.dtype):
+        return None
+    return "gram" if addend is None else "quadratic"
 
 
 def _launch(A: Operand, B: Operand, C: Tensor | None, D: Tensor, terms: Terms, tiling: Tiling) -> None:
@@ -162,7 +185,7 @@ def _launch(A: Operand, B: Operand, C: Tensor | None, D: Tensor, terms: Terms, t
     addend = None if C is None else symmetric_operand(C)
     left = A.descriptor(block, block_k)
     overlap = D.device.type == "cuda"
-    _symmetric_kernel[(programs.shape[0],)](
+    on_grid(_symmetric_kernel, (programs.shape[0],))(
         programs,
         left,
         left if B is A else B.descriptor(block, block_k),

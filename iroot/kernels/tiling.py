@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
+from iroot.kernels.families import HOPPER, Family
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tiling:
@@ -46,6 +48,16 @@ class Tiling:
         one's programs gather in pairs on those that become free first, while others stay empty.
         """
         return self.block <= 64
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory of the pipeline of a wide tile, with 16-bit operands."""
+        return 2 * self.stages * self.block_k * (2 * self.block + self.tail)
+
+    def __str__(self) -> str:
+        """`128+32 k64 w4 s3`, and its promotion."""
+        promotion = f" promote {self.promote_k}" if self.promote_k else ""
+        return f"{self.block}+{self.tail} k{self.block_k} w{self.warps} s{self.stages}{promotion}"
 
 
 class Program(NamedTuple):
@@ -81,8 +93,6 @@ def schedule(n: int, batches: int, block: int, tail: int) -> tuple[Program, ...]
 
 # Time of a 64 x 64 tile in that of a 128 x 128 one: a quarter of the work at 64 % of the rate (H100, 2026-11-22).
 _TILE_COST = {64: 0.39, 128: 1.0}
-RESIDENT = 2
-"""Programs on a multiprocessor at a time; every tiling below leaves room for two."""
 
 _SMALL = Tiling(block=64, tail=0, block_k=128, warps=4, stages=3)
 _SMALL_TAIL = Tiling(block=64, tail=16, block_k=128, warps=4, stages=3)
@@ -93,22 +103,33 @@ GRADED_TILINGS = (_PLAIN, _TAIL, _SMALL)
 """For kernels with long epilogues: slices of 16 columns cost more than a narrow tail saves (n = 1024: 234 us against
 215 for an inverse root, H100, 2026-11-22)."""
 
+SEARCHED_TILINGS = (
+    *TILINGS,
+    *(Tiling(block=128, tail=tail, block_k=64, warps=8, stages=3) for tail in (0, 32, 64)),
+    *(Tiling(block=128, tail=0, block_k=64, warps=warps, stages=4) for warps in (4, 8)),
+    *(Tiling(block=64, tail=tail, block_k=64, warps=4, stages=4) for tail in (0, 16)),
+)
+"""What `iroot tune kernels` times. The model chooses among the first four, with which its costs were measured."""
+
 # A second accumulator takes as many registers as the first: eight warps.
 PROMOTED = tuple(Tiling(block=128, tail=tail, block_k=64, warps=8, stages=3, promote_k=512) for tail in (0, 32))
 
 
-def makespan(n: int, batches: int, tiling: Tiling, *, processors: int) -> float:
+def makespan(n: int, batches: int, tiling: Tiling, *, processors: int, family: Family = HOPPER) -> float:
     """Load of the busiest multiprocessor, in 128 x 128 tiles, when programs start in order as places come free."""
     cost = _TILE_COST[tiling.block]
-    places = [0.0] * (processors * RESIDENT)
+    places = [0.0] * (processors * family.resident(tiling.shared_bytes))
     for program in schedule(n, batches, tiling.block, tiling.tail):
         heapq.heapreplace(places, places[0] + cost * (1.0 + program.wide * tiling.tail / tiling.block))
     loads = sorted(places, reverse=True)
     # The places with most work are filled first, on different multiprocessors; the rest join them in that order.
-    return max(map(sum, zip(loads[:processors], loads[processors:], strict=True)))
+    return max(sum(loads[first::processors]) for first in range(processors))
 
 
 @lru_cache(maxsize=1024)
-def choose_tiling(n: int, batches: int, *, processors: int, choices: tuple[Tiling, ...] = TILINGS) -> Tiling:
-    """The tiling among `choices` with the shortest makespan; the first listed of equals."""
-    return min(choices, key=lambda tiling: makespan(n, batches, tiling, processors=processors))
+def choose_tiling(
+    n: int, batches: int, *, processors: int, choices: tuple[Tiling, ...] = TILINGS, family: Family = HOPPER
+) -> Tiling:
+    """The tiling among the `choices` that fit with the shortest makespan; the first listed of equals."""
+    fitting = [tiling for tiling in choices if family.resident(tiling.shared_bytes)]
+    return min(fitting, key=lambda tiling: makespan(n, batches, tiling, processors=processors, family=family))

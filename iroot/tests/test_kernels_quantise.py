@@ -13,6 +13,7 @@ if DEVICE.type == "cpu":  # read when the kernels are defined, and again when th
     os.environ["TRITON_INTERPRET"] = "1"
 from iroot import triton_scaled_ops  # noqa: E402
 from iroot.errors import InvalidInputError  # noqa: E402
+from iroot.kernels.families import is_served  # noqa: E402
 from iroot.kernels.quantise import FORMAT_NAMES, Rounded, Source, quantise_together  # noqa: E402
 from iroot.kernels.quantise_rows import quantise_rows  # noqa: E402
 from iroot.kernels.scaled_result import scaled_result, shifted_result  # noqa: E402
@@ -20,7 +21,6 @@ from iroot.ops import make_ops  # noqa: E402
 from iroot.precision import get_precision  # noqa: E402
 from iroot.quantize import FORMATS, Quantised, find_scale, power_of_two_scale, quantise  # noqa: E402
 from iroot.scaled_ops import Float8Ops, Int8Ops, ScaledOps, ShiftedSum  # noqa: E402
-from iroot.triton_ops import CAPABILITY  # noqa: E402
 from iroot.triton_scaled_ops import TritonFloat8Ops, TritonInt8Ops, TritonScaledOps  # noqa: E402
 
 NATIVE = ("fp8_e4m3", "fp8_e4m3_row", "fp8_e5m2", "int8")
@@ -261,7 +261,7 @@ def test_calls_that_are_compiled_or_recorded_stay_in_the_library(monkeypatch: py
 @pytest.mark.parametrize("name", NATIVE)
 def test_a_hopper_gpu_has_the_kernels_unless_the_library_is_asked_for(name: str) -> None:
     ours, library = make_ops(name, DEVICE), make_ops(name, DEVICE, "torch")
-    assert isinstance(ours, TritonScaledOps) == (torch.cuda.get_device_capability(DEVICE) >= CAPABILITY)
+    assert isinstance(ours, TritonScaledOps) == is_served(torch.cuda.get_device_capability(DEVICE))
     assert not isinstance(library, TritonScaledOps)
     A, B = gaussian(1024, 512), gaussian(512, 768)
     assert torch.equal(ours.matmul(A, B), library.matmul(A, B))

@@ -15,6 +15,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type == "cpu":  # read when the kernels are defined, and again when they run
     os.environ["TRITON_INTERPRET"] = "1"
 from iroot import triton_split_ops  # noqa: E402
+from iroot.kernels.families import is_served  # noqa: E402
 from iroot.kernels.multiply_add import Blocking  # noqa: E402
 from iroot.kernels.split_product import (  # noqa: E402
     BLOCKINGS,
@@ -26,7 +27,6 @@ from iroot.kernels.split_product import (  # noqa: E402
 from iroot.ops import make_ops  # noqa: E402
 from iroot.precision import get_precision  # noqa: E402
 from iroot.split_ops import SplitOps, Words  # noqa: E402
-from iroot.triton_ops import CAPABILITY  # noqa: E402
 from iroot.triton_split_ops import TritonSplitOps  # noqa: E402
 
 H100 = 132
@@ -216,7 +216,7 @@ def test_one_step_agrees_with_the_torch_backend(dtype: torch.dtype, launches: li
 def test_a_hopper_gpu_has_the_kernels_unless_the_library_is_asked_for(name: str) -> None:
     A = gaussian(1024, 1024)
     ours, library = make_ops(name, DEVICE), make_ops(name, DEVICE, "torch")
-    assert isinstance(ours, TritonSplitOps) == (torch.cuda.get_device_capability(DEVICE) >= CAPABILITY)
+    assert isinstance(ours, TritonSplitOps) == is_served(torch.cuda.get_device_capability(DEVICE))
     assert isinstance(library, SplitOps)
     assert not isinstance(library, TritonSplitOps)
     exact, u = A.double() @ A.double(), get_precision(name).unit_roundoff
