@@ -15,6 +15,7 @@ last form is Sastre's (`iroot.factored`), with R reused as an addend.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -72,23 +73,36 @@ class OddStep:
         """Products with a symmetric result: the Gram product and those of B."""
         return {5: 2, 9: 3, 17: 4}[self.degree]
 
+    @property
+    def slope(self) -> float:
+        """q(0): what small singular values, and rounding in their directions, are multiplied by."""
+        return float(self._factor(np.zeros(1))[0])
+
     def at(self, s: Array) -> Array:
         """s q(s^2), evaluated as the matrices are."""
-        Z = self.stretch * s * s + self.shift
+        return s * self._factor(s * s)
+
+    def _factor(self, y: Array) -> Array:
+        Z = self.stretch * y + self.shift
         S = Z * Z
         if self.degree == 5:
-            return s * (self.constant + self.last.S * S + self.last.Z * Z)
-        product, R = S * (self.inner.S * S + self.inner.Z * Z), np.zeros_like(s)
+            return self.constant + self.last.S * S + self.last.Z * Z
+        product, R = S * (self.inner.S * S + self.inner.Z * Z), np.zeros_like(y)
         if self.degree == 17:
             R = product + self.right * S
             product = self.sign * (product + self.left.S * S + self.left.Z * Z) * R
-        return s * (self.constant + product + self.last.R * R + self.last.S * S + self.last.Z * Z)
+        return self.constant + product + self.last.R * R + self.last.S * S + self.last.Z * Z
 
 
 def quintic(triple: OddQuintic) -> OddStep:
     """a s + b s^3 + c s^5."""
     a, b, c = triple
     return OddStep(degree=5, constant=a, last=Factors(S=c, Z=b))
+
+
+def quintics(triples: Sequence[OddQuintic]) -> tuple[OddStep, ...]:
+    """The steps of a table."""
+    return tuple(map(quintic, triples))
 
 
 def odd_step(step: Step) -> OddStep:

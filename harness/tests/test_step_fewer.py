@@ -40,7 +40,7 @@ problem = "gaussian"
 WHOLE = "    return polar_factor(operands, ops, options.recipe())\n"
 SHORTER = """
     recipe = options.recipe()
-    shorter = Recipe(coefficients=recipe.coefficients[:-1], normalisation=recipe.normalisation)
+    shorter = Recipe(steps=recipe.steps[:-1], normalisation=recipe.normalisation)
     return polar_factor(operands, ops, shorter)
 """
 

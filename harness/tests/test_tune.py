@@ -70,7 +70,7 @@ def test_a_tuned_table_in_a_method_and_in_a_manifest(tmp_path: Path) -> None:
     assert searched(path, 2, "--made-for", "square", "--start", "jiacheng_you") == 0
     spec = get_method("polar", "newton_schulz")
     options = spec.make_options({"coefficients": str(path)})
-    assert (options.recipe().normalisation, len(options.recipe().coefficients)) == ("square", 2)
+    assert (options.recipe().normalisation, len(options.recipe().steps)) == ("square", 2)
     G = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
     assert spec.function(Operands(A=G), make_ops("fp32", torch.device("cpu")), options).isfinite().all()
     manifest = (

@@ -1,15 +1,16 @@
-"""What the polar methods share: normalisation, the odd quintic iteration, and its cost and error.
+"""What the polar methods share: normalisation, the iteration of odd steps, and its cost and error.
 
-    X_0 = G / bound,   X_{t+1} = a_t X_t + (b_t A_t + c_t A_t^2) X_t,   A_t = X_t X_t^T
+    X_0 = G / bound,   X_{t+1} = X_t q_t(X_t X_t^T)
 
-maps every singular value s of X to a s + b s^3 + c s^5 and leaves the singular vectors alone (Higham 2008, Functions
-of Matrices, chapter 8), so a composition that sends the spectrum to 1 sends G to its polar factor. A tall G is
-transposed: the polar factor of G^T is U^T, and the small Gram matrix is the cheap one.
+maps every singular value s of X to s q(s^2), as a quintic to a s + b s^3 + c s^5, and leaves the singular vectors alone
+(Higham 2008, Functions of Matrices, chapter 8), so a composition that sends the spectrum to 1 sends G to its polar
+factor. A tall G is transposed: the polar factor of G^T is U^T, and the small Gram matrix is the cheap one.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,17 +18,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iroot.coefficients import OddQuintic
+from iroot.methods._odd_products import further_steps, multiplier_of_scaled, scaled_square, take_step
 from iroot.methods._operands import require_matrix
-from iroot.odd_steps import StepBound, quintic
+from iroot.odd_steps import OddStep, StepBound
 from iroot.ops import Ops
 from iroot.precision import FINELY_SCALED, QUANTISED, get_precision
 from iroot.registry import Operands, Workload
 
-Normalisation = Literal["square", "gram", "frobenius"]
-NORMALISATIONS: tuple[Normalisation, ...] = ("square", "gram", "frobenius")
+Normalisation = Literal["square", "schatten8", "gram", "frobenius"]
+NORMALISATIONS: tuple[Normalisation, ...] = ("square", "schatten8", "gram", "frobenius")
 
-_LOOSENESS = {"square": 0.125, "gram": 0.25, "frobenius": 0.5}
+LOOSENESS: dict[Normalisation, float] = {"square": 0.125, "schatten8": 0.125, "gram": 0.25, "frobenius": 0.5}
 """bound / sigma_max is at most the rank to this power."""
 
 # Of X X^T for ||X||_F = 1 the Frobenius norm is at least rank^(-1/2); only a zero matrix is below this.
@@ -39,18 +40,18 @@ class Recipe:
     """One way to run the iteration.
 
     Attributes:
-        coefficients: (a, b, c) of every step.
+        steps: at least one; the published tables by `iroot.odd_steps.quintics`.
         normalisation: the upper bound on sigma_max that G is divided by: `frobenius`, ||G||_F; `gram`, A = G G^T,
-            ||A||_F^(1/2) <= ||G||_F; or `square`, the least of ||A||_F^(1/2), ||A||_inf^(1/2), ||A^2||_F^(1/4) and
-            ||A^2||_inf^(1/4). None costs a product: the first step needs A and A^2 anyway. Times sigma_max on Gaussian
-            1024 x 1024: 16, 3.4 and 1.6 (2026-11-22).
+            ||A||_F^(1/2) <= ||G||_F; `schatten8`, ||A^2||_F^(1/4); or `square`, the least of the last two,
+            ||A||_inf^(1/2) and ||A^2||_inf^(1/4). None costs a product: the first step needs A and A^2 anyway. Times
+            sigma_max on Gaussian 1024 x 1024: 16, 3.4, 1.67 and 1.59 (2026-11-23).
         margin: factor on the bound, >= 1.
         epsilon: added to ||G||_F where a published recipe does so; a tiny G is then not normalised.
         norm_dtype: what ||G||_F is summed in. Squares of ordinary bfloat16 and float32 values leave float32's range;
             published recipes use it nevertheless.
     """
 
-    coefficients: tuple[OddQuintic, ...]
+    steps: tuple[OddStep, ...]
     normalisation: Normalisation = "frobenius"
     margin: float = 1.0
     epsilon: float = 0.0
@@ -65,21 +66,10 @@ def polar_factor(operands: Operands, ops: Ops, recipe: Recipe) -> Tensor:
     """
     G = require_matrix(operands)
     tall = G.shape[-2] > G.shape[-1]
-    X = ops.cast(G.mT if tall else G)
-    fused = _fused_steps(X, recipe, ops)
-    if fused is not None:
-        return (fused.mT if tall else fused).to(G.dtype)
-    X = normalise(X, recipe, ops)
-    A = ops.gram(X)
-    margin = _gram_margin(recipe, ops)
-    if recipe.normalisation == "frobenius":
-        X = quintic_steps(X, A, recipe.coefficients, ops)
-    elif recipe.normalisation == "gram":
-        X = quintic_steps(*normalise_by_gram(X, A, margin, ops), recipe.coefficients, ops)
-    else:
-        X, A = normalise_by_gram(X, A, 1.0, ops)
-        first, *others = recipe.coefficients
-        X = further_steps(_bounded_step(X, A, first, margin, ops), tuple(others), ops)
+    wide = G.mT if tall else G
+    X = _fused_steps(wide, recipe, ops)
+    if X is None:
+        X = _composed_steps(wide, recipe, ops)
     return (X.mT if tall else X).to(G.dtype)
 
 
@@ -88,58 +78,60 @@ def _gram_margin(recipe: Recipe, ops: Ops) -> float:
     return recipe.margin * (1.0 + ops.precision.unit_roundoff)
 
 
-def _fused_steps(X: Tensor, recipe: Recipe, ops: Ops) -> Tensor | None:
-    """Normalisation and all steps in the backend's kernel, if it has one; none has the norms of A^2."""
+def _fused_steps(G: Tensor, recipe: Recipe, ops: Ops) -> Tensor | None:
+    """Normalisation and all steps in the backend's kernels, if it has them; none has the row sums of `square`."""
     if recipe.normalisation == "square":
         return None
     margin = recipe.margin if recipe.normalisation == "frobenius" else _gram_margin(recipe, ops)
     bound = StepBound(norm=recipe.normalisation, margin=margin, epsilon=recipe.epsilon)
-    return ops.odd_steps(X, tuple(map(quintic, recipe.coefficients)), bound)
+    return ops.odd_steps(G, recipe.steps, bound)
 
 
-def quintic_steps(X: Tensor, A: Tensor, coefficients: tuple[OddQuintic, ...], ops: Ops) -> Tensor:
-    """The composition of the quintics at X (..., r, s); A = X X^T serves the first one."""
-    first, *others = coefficients
-    return further_steps(_step(X, A, first, ops), tuple(others), ops)
+def _composed_steps(G: Tensor, recipe: Recipe, ops: Ops) -> Tensor:
+    """Normalisation and all steps in the products of `ops`."""
+    X = normalise(G, recipe, ops)
+    A = ops.gram(X)
+    first, *others = recipe.steps
+    if recipe.normalisation in ("square", "schatten8"):
+        X = _bounded_step(X, A, recipe, ops)
+    else:
+        if recipe.normalisation == "gram":
+            X, A = normalise_by_gram(X, A, _gram_margin(recipe, ops), ops)
+        X = take_step(X, A, first, ops)
+    return further_steps(X, others, ops)
 
 
-def further_steps(X: Tensor, coefficients: tuple[OddQuintic, ...], ops: Ops) -> Tensor:
-    """Quintics that form X X^T themselves."""
-    for triple in coefficients:
-        X = _step(X, ops.gram(X), triple, ops)
-    return X
+def _bounded_step(X: Tensor, A: Tensor, recipe: Recipe, ops: Ops) -> Tensor:
+    """The first step at X / bound; A = X X^T, and A^2 serves the bound and the step."""
+    step, wide = recipe.steps[0], torch.promote_types(A.dtype, torch.float32)
+    norm = _frobenius_norm(A, wide).clamp_min(_SMALLEST_GRAM_NORM)
+    squared, tau = scaled_square(A, norm, ops)
+    bound = _frobenius_norm(squared, wide).sqrt() / tau
+    if recipe.normalisation == "square":
+        rows = torch.minimum(_largest_row(A, wide), _largest_row(squared, wide).sqrt() / tau)
+        bound = torch.minimum(torch.minimum(bound, norm), rows)
+    bound = bound.clamp_min(_SMALLEST_GRAM_NORM) * _gram_margin(recipe, ops) ** 2
+    B = multiplier_of_scaled(A, squared, tau, bound, step, ops)
+    return ops.symmetric_apply(B, ops.cast(X * bound.rsqrt()), beta=step.constant)
 
 
-def _step(X: Tensor, A: Tensor, triple: OddQuintic, ops: Ops) -> Tensor:
-    a, b, c = triple
-    return ops.symmetric_apply(ops.symmetric_quadratic(A, 0.0, b, c), X, beta=a)
+def _largest_row(A: Tensor, dtype: torch.dtype) -> Tensor:
+    """||A||_inf (..., 1, 1), summed in `dtype`."""
+    return A.abs().sum(-1, keepdim=True, dtype=dtype).amax(-2, keepdim=True)
 
 
-def _bounded_step(X: Tensor, A: Tensor, triple: OddQuintic, margin: float, ops: Ops) -> Tensor:
-    """The quintic at X / bound; A = X X^T, and A^2 serves the bound and the step.
+def normalise(G: Tensor, recipe: Recipe, ops: Ops) -> Tensor:
+    """G / (margin ||G||_F + epsilon), rounded to the storage format once, in new memory.
 
-    bound = margin min(||A||_F, ||A||_inf, ||A^2||_F^(1/2), ||A^2||_inf^(1/2))^(1/2). ||A||_F <= 1 on entry keeps A^2 in
-    float16's range.
+    Where a second bound follows, which then has the margin, ||X||_F = r^(1/2): the mean diagonal of X X^T is 1, off
+    float16's subnormal range at any size. G may have a wider range than the format: it is rounded after the division.
     """
-    a, b, c = triple
-    squared = ops.symmetric_matmul(A, A)
-    bound = torch.minimum(_least_norm(A), _least_norm(squared).sqrt()).clamp_min(_SMALLEST_GRAM_NORM) * margin**2
-    wide = (A * (b / bound)).add_(squared * (c / bound.square()))
-    return ops.symmetric_apply(ops.cast(wide), ops.cast(X * bound.rsqrt()), beta=a)
-
-
-def _least_norm(A: Tensor) -> Tensor:
-    """min(||A||_F, ||A||_inf) (..., 1, 1), in float32 at least."""
-    wide = torch.promote_types(A.dtype, torch.float32)
-    rows = A.abs().sum(-1, keepdim=True, dtype=wide).amax(-2, keepdim=True)
-    return torch.minimum(_frobenius_norm(A, wide), rows)
-
-
-def normalise(X: Tensor, recipe: Recipe, ops: Ops) -> Tensor:
-    """X / (margin ||X||_F + epsilon) in new memory; `gram` applies its margin later."""
-    working = torch.promote_types(X.dtype, torch.float32)
-    bound = _frobenius_norm(X, torch.promote_types(X.dtype, recipe.norm_dtype))
-    if recipe.normalisation == "frobenius" and recipe.margin != 1.0:
+    held = torch.promote_types(G.dtype, ops.storage)
+    working = torch.promote_types(held, torch.float32)
+    bound = _frobenius_norm(G, torch.promote_types(G.dtype, recipe.norm_dtype))
+    if recipe.normalisation != "frobenius":
+        bound = bound * G.shape[-2] ** -0.5
+    elif recipe.margin != 1.0:
         bound = bound * recipe.margin
     if recipe.epsilon:
         bound = bound + recipe.epsilon
@@ -148,7 +140,7 @@ def normalise(X: Tensor, recipe: Recipe, ops: Ops) -> Tensor:
         limits = torch.finfo(working)
         bound = bound.clamp(limits.tiny, limits.max).to(working)
     # In place on a copy: X / bound would go through float32 memory, and torch.compile refuses out= on a transpose.
-    return ops.cast(X.clone().div_(bound))
+    return ops.cast(G.to(held, copy=True).div_(bound))
 
 
 def normalise_by_gram(X: Tensor, A: Tensor, margin: float, ops: Ops) -> tuple[Tensor, Tensor]:
@@ -165,10 +157,14 @@ def _frobenius_norm(X: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def polar_flops(workload: Workload, recipe: Recipe) -> float:
-    """s r^2 (Gram, half) + r^3 (its square, half) + 2 s r^2 per step, times the precision's products; r = min(m, n)."""
+    """Gram product s r^2 (half), r^3 for each further symmetric one, 2 s r^2 to apply, per step; r = min(m, n).
+
+    Times the precision's products of words.
+    """
     r, s = sorted((workload.m, workload.n))
-    products = workload.batch * get_precision(workload.precision).products * len(recipe.coefficients)
-    return float(products * (3 * s * r**2 + r**3))
+    further = sum(step.symmetric_products - 1 for step in recipe.steps)
+    products = workload.batch * get_precision(workload.precision).products
+    return float(products * (3 * s * r**2 * len(recipe.steps) + further * r**3))
 
 
 def polar_bytes(workload: Workload) -> float:
@@ -188,10 +184,10 @@ def polar_accuracy(workload: Workload, recipe: Recipe) -> float | None:
     if workload.lower is None or workload.precision in QUANTISED + FINELY_SCALED:
         return None
     rank = min(workload.m, workload.n)
-    looseness = rank ** _LOOSENESS[recipe.normalisation]  # bound / sigma_max is at most this
+    looseness = rank ** LOOSENESS[recipe.normalisation]  # bound / sigma_max is at most this
     smallest = min(1.0, workload.lower / (recipe.margin * looseness))
-    amplification = min(math.prod(a for a, _, _ in recipe.coefficients), 1.0 / smallest)
-    error = composition_error(recipe.coefficients, smallest) + rounding_level(workload) * amplification
+    amplification = min(math.prod(step.slope for step in recipe.steps), 1.0 / smallest)
+    error = composition_error(recipe.steps, smallest) + rounding_level(workload) * amplification
     return error if error < 0.5 else None
 
 
@@ -201,16 +197,15 @@ def rounding_level(workload: Workload) -> float:
     return 8.0 * u + math.sqrt(max(workload.m, workload.n)) * min(u, 2.0**-24)
 
 
-def composition_error(coefficients: tuple[OddQuintic, ...], lower: float) -> float:
-    """max |1 - f(s)| over s in [lower, 1] on a grid of 4000 points, f the composition of the quintics."""
-    low, high = composition_range(coefficients, lower)
+def composition_error(steps: Sequence[OddStep], lower: float) -> float:
+    """max |1 - f(s)| over s in [lower, 1] on a grid of 4000 points, f the composition of the steps."""
+    low, high = composition_range(steps, lower)
     return max(abs(1.0 - low), abs(1.0 - high))
 
 
-def composition_range(coefficients: tuple[OddQuintic, ...], lower: float) -> tuple[float, float]:
-    """Smallest and largest f(s) over s in [lower, 1] on a grid of 4000 points, f the composition of the quintics."""
+def composition_range(steps: Sequence[OddStep], lower: float) -> tuple[float, float]:
+    """Smallest and largest f(s) over s in [lower, 1] on a grid of 4000 points, f the composition of the steps."""
     s = np.concatenate([np.geomspace(lower, 1.0, 2000), np.linspace(lower, 1.0, 2000)])
-    for a, b, c in coefficients:
-        square = s * s
-        s = s * (a + square * (b + square * c))
+    for step in steps:
+        s = step.at(s)
     return float(s.min()), float(s.max())

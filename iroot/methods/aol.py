@@ -13,10 +13,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from iroot.coefficients import OddQuintic
 from iroot.errors import InvalidInputError
+from iroot.methods._odd_products import further_steps, take_step
 from iroot.methods._operands import require_matrix
-from iroot.methods._polar import Recipe, normalise, polar_bytes, polar_flops, quintic_steps
+from iroot.methods._polar import Recipe, normalise, polar_bytes, polar_flops
+from iroot.odd_steps import OddStep, quintics
 from iroot.ops import Ops
 from iroot.precision import FLOATING, QUANTISED
 from iroot.registry import MethodSpec, Operands, Workload, register
@@ -42,15 +43,15 @@ class AolOptions:
     def __post_init__(self) -> None:
         if self.steps is not None and not isinstance(self.steps, int):
             raise InvalidInputError(f"steps must be an integer, got {self.steps!r}")
-        self._triples  # noqa: B018  (validates, and spares torch.compile the file)
+        self._steps  # noqa: B018  (validates, and spares torch.compile the file)
 
     def recipe(self) -> Recipe:
         """The iteration these options ask for."""
-        return Recipe(coefficients=self._triples)
+        return Recipe(steps=self._steps)
 
     @cached_property
-    def _triples(self) -> tuple[OddQuintic, ...]:
-        return find_table(self.coefficients).take(self.steps)
+    def _steps(self) -> tuple[OddStep, ...]:
+        return quintics(find_table(self.coefficients).take(self.steps))
 
 
 def aol(operands: Operands, ops: Ops, options: AolOptions) -> Tensor:
@@ -65,13 +66,14 @@ def aol(operands: Operands, ops: Ops, options: AolOptions) -> Tensor:
     """
     G = require_matrix(operands)
     tall = G.shape[-2] > G.shape[-1]
-    X = ops.cast(G.mT if tall else G)
+    X = G.mT if tall else G
     # The rescaling does not depend on the size of G; ||X||_F = r^(1/2) keeps A in float16's range.
-    X = normalise(X, Recipe(coefficients=(), margin=X.shape[-2] ** -0.5), ops)
+    X = normalise(X, Recipe(steps=(), margin=X.shape[-2] ** -0.5), ops)
     A = ops.gram(X)
     s = _row_scales(A)
     X, A = ops.cast(X * s), ops.cast(A * s * s.mT)
-    X = quintic_steps(X, A, options.recipe().coefficients, ops)
+    first, *others = options.recipe().steps
+    X = further_steps(take_step(X, A, first, ops), others, ops)
     return (X.mT if tall else X).to(G.dtype)
 
 
@@ -97,7 +99,7 @@ register(
         flops=lambda workload, options: polar_flops(workload, options.recipe()),
         bytes_moved=lambda workload, options: polar_bytes(workload),
         accuracy=_accuracy,
-        steps=lambda workload, options: len(options.recipe().coefficients),
+        steps=lambda workload, options: len(options.recipe().steps),
         summary="row rescaling and four quintics; converges to the polar factor of the rescaled matrix, not of G",
         citation="Boissin, Massena, Mamalet, Serrurier, Turbo-Muon, 2025, arXiv 2512.04632",
     )

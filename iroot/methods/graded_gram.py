@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from iroot.coefficients import OddQuintic
 from iroot.errors import InvalidInputError
 from iroot.graded_steps import word_steps
 from iroot.methods._constant import host_constant
 from iroot.methods._graded import Graded, step_products
 from iroot.methods._operands import require_matrix
 from iroot.methods._polar import Recipe, composition_error, normalise, polar_bytes
+from iroot.odd_steps import odd_step
 from iroot.ops import Ops
 from iroot.precision import get_precision
 from iroot.registry import MethodSpec, Operands, Workload, register
@@ -81,9 +81,9 @@ def graded_gram(operands: Operands, ops: Ops, options: GradedGramOptions) -> Ten
     """
     G = require_matrix(operands)
     tall = G.shape[-2] > G.shape[-1]
-    X = ops.cast(G.mT if tall else G)
+    X = G.mT if tall else G
     # ||X||_F = r^(1/2) keeps X in float16's range at any size.
-    X = normalise(X, Recipe(coefficients=(), margin=X.shape[-2] ** -0.5), ops)
+    X = normalise(X, Recipe(steps=(), margin=X.shape[-2] ** -0.5), ops)
     R = ops.matmul_wide(X, X.mT)
     graded, schedule = Graded(ops, options.promote_k), options.schedule(ops.precision.unit_roundoff)
     Q = _fused_root(R, ops, schedule, options)
@@ -133,14 +133,11 @@ def accuracy(workload: Workload, options: GradedGramOptions) -> float | None:
     if workload.lower is None:
         return None
     u = get_precision(workload.precision).unit_roundoff
+    steps = tuple(map(odd_step, options.schedule(u).steps))
     # ||R^2||_F^(1/2) is at most r^(1/4) lambda_max.
     smallest = min(1.0, workload.lower / min(workload.m, workload.n) ** 0.125)
-    error = composition_error(_quintics(options.schedule(u)), smallest) + u * (8.0 + 1.0 / smallest)
+    error = composition_error(steps, smallest) + u * (8.0 + 1.0 / smallest)
     return error if error < 0.5 else None
-
-
-def _quintics(schedule: Schedule) -> tuple[OddQuintic, ...]:
-    return tuple((step.monomial[0], step.monomial[1], step.monomial[2]) for step in schedule.steps)
 
 
 register(

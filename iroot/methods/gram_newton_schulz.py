@@ -25,6 +25,7 @@ from iroot.methods._polar import (
     polar_bytes,
     rounding_level,
 )
+from iroot.odd_steps import quintics
 from iroot.ops import Ops
 from iroot.precision import FLOATING
 from iroot.registry import MethodSpec, Operands, Workload, register
@@ -80,9 +81,9 @@ def gram_newton_schulz(operands: Operands, ops: Ops, options: GramNewtonSchulzOp
     """
     G = require_matrix(operands)
     tall = G.shape[-2] > G.shape[-1]
-    X = ops.cast(G.mT if tall else G)
+    X = G.mT if tall else G
     # ||X||_F = r^(1/2) keeps the mean diagonal of R at 1, off float16's subnormal range at any size.
-    X = normalise(X, Recipe(coefficients=(), margin=X.shape[-2] ** -0.5), ops)
+    X = normalise(X, Recipe(steps=(), margin=X.shape[-2] ** -0.5), ops)
     R = ops.gram(X)
     X, R = normalise_by_gram(X, R, 1.0 + ops.precision.unit_roundoff, ops)
     first, *others = options.segments()
@@ -138,7 +139,7 @@ def accuracy(workload: Workload, options: GramNewtonSchulzOptions) -> float | No
     triples = options.triples()
     amplification = min(math.prod(a for a, _, _ in triples), 1.0 / smallest)
     growth = _noise_growth(options.segments(), smallest)
-    error = composition_error(triples, smallest) + rounding_level(workload) * (amplification + growth / 8.0)
+    error = composition_error(quintics(triples), smallest) + rounding_level(workload) * (amplification + growth / 8.0)
     return error if error < 0.5 else None
 
 
@@ -146,7 +147,7 @@ def _noise_growth(segments: tuple[tuple[OddQuintic, ...], ...], smallest: float)
     growth = 1.0
     done: tuple[OddQuintic, ...] = ()
     for segment in segments:
-        entering = smallest if not done else composition_range(done, smallest)[0]
+        entering = smallest if not done else composition_range(quintics(done), smallest)[0]
         slopes = math.prod(a * a for a, _, _ in segment[:-1])
         growth = max(growth, min(slopes, entering**-2.0) if entering > 0.0 else slopes)
         done += segment

@@ -23,6 +23,7 @@ from iroot.methods._polar import (
     polar_factor,
     polar_flops,
 )
+from iroot.odd_steps import quintics
 from iroot.ops import Ops
 from iroot.precision import FINELY_SCALED, FLOATING, QUANTISED
 from iroot.registry import MethodSpec, Operands, register
@@ -36,7 +37,8 @@ class NewtonSchulzOptions:
     Attributes:
         coefficients: a table by name (`iroot.coefficients`, `iroot/shipped/`), or a file of `iroot tune polar`.
         steps: how many of its steps; None: all of them.
-        normalisation: `square`, `gram` or `frobenius`; None: `square` for a table made for it, else `gram`.
+        normalisation: `square`, `schatten8`, `gram` or `frobenius`; None: `square` for a table made for it, else
+            `gram`.
     """
 
     coefficients: str = "jiacheng_you"
@@ -54,7 +56,7 @@ class NewtonSchulzOptions:
         """The iteration these options ask for."""
         table = self._table
         own: Normalisation = "square" if table.made_for == "square" else "gram"
-        return Recipe(coefficients=table.take(self.steps), normalisation=self.normalisation or own)
+        return Recipe(steps=quintics(table.take(self.steps)), normalisation=self.normalisation or own)
 
     @cached_property
     def _table(self) -> NamedTable:
@@ -81,7 +83,7 @@ register(
         flops=lambda workload, options: polar_flops(workload, options.recipe()),
         bytes_moved=lambda workload, options: polar_bytes(workload),
         accuracy=lambda workload, options: polar_accuracy(workload, options.recipe()),
-        steps=lambda workload, options: len(options.recipe().coefficients),
+        steps=lambda workload, options: len(options.recipe().steps),
         summary="quintic Newton-Schulz, published coefficients, normalised by ||G G^T||_F^(1/2) at no extra product",
         citation="coefficients: Jiacheng You 2025; iteration: K. Jordan et al., Muon, 2024; Higham 2008, chapter 8",
     )

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from iroot.coefficients import deflate, named_table
 from iroot.methods._polar import Recipe, polar_bytes, polar_factor, polar_flops
+from iroot.odd_steps import quintics
 from iroot.ops import Ops
 from iroot.precision import FLOATING, QUANTISED
 from iroot.registry import MethodSpec, NoOptions, Operands, register
 
 _TABLE = named_table("polar_express")
 _RECIPE = Recipe(
-    coefficients=tuple(deflate(triple, _TABLE.safety) for triple in _TABLE.coefficients[:5]),
+    steps=quintics(tuple(deflate(triple, _TABLE.safety) for triple in _TABLE.coefficients[:5])),
     margin=_TABLE.safety,
     epsilon=1e-7,
     norm_dtype=torch.float32,

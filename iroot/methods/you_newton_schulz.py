@@ -11,12 +11,13 @@ from torch import Tensor
 
 from iroot.coefficients import named_table
 from iroot.methods._polar import Recipe, polar_bytes, polar_factor, polar_flops
+from iroot.odd_steps import quintics
 from iroot.ops import Ops
 from iroot.precision import FLOATING, QUANTISED
 from iroot.registry import MethodSpec, NoOptions, Operands, register
 
 _TABLE = named_table("jiacheng_you")
-_RECIPE = Recipe(coefficients=_TABLE.take(5), epsilon=1e-7, norm_dtype=torch.float32)
+_RECIPE = Recipe(steps=quintics(_TABLE.take(5)), epsilon=1e-7, norm_dtype=torch.float32)
 
 
 def you_newton_schulz(operands: Operands, ops: Ops, options: NoOptions) -> Tensor:

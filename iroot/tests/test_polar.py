@@ -11,6 +11,7 @@ from torch import Tensor
 from iroot.coefficients import named_table
 from iroot.errors import InvalidInputError, UnknownNameError
 from iroot.methods._polar import composition_error
+from iroot.odd_steps import quintics
 from iroot.ops import make_ops
 from iroot.planning import Demand, choose
 from iroot.precision import FINELY_SCALED, FLOATING, PRECISIONS, QUANTISED, SPLIT, get_precision, unsupported_reason
@@ -228,7 +229,7 @@ def test_costs() -> None:
 
 def test_composition_error_of_one_cubic() -> None:
     """1.5 s - 0.5 s^3 on [0.5, 1]: worst at 0.5, where it is 0.6875."""
-    assert composition_error(((1.5, -0.5, 0.0),), 0.5) == pytest.approx(0.3125, abs=1e-12)
+    assert composition_error(quintics(((1.5, -0.5, 0.0),)), 0.5) == pytest.approx(0.3125, abs=1e-12)
 
 
 @pytest.mark.parametrize(

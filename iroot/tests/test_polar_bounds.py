@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from iroot.methods._polar import Recipe, polar_factor
+from iroot.odd_steps import quintics
 from iroot.ops import make_ops
 from iroot.precision import get_precision, unsupported_reason
 from iroot.registry import Operands, Workload, get_method
@@ -27,7 +28,7 @@ def run(precision: str, A: Tensor, **values: object) -> Tensor:
 
 def scaled(G: Tensor, precision: str) -> Tensor:
     """G over the bound: one linear `quintic`."""
-    recipe = Recipe(coefficients=((1.0, 0.0, 0.0),), normalisation="square")
+    recipe = Recipe(steps=quintics(((1.0, 0.0, 0.0),)), normalisation="square")
     return polar_factor(Operands(A=G), make_ops(precision, DEVICE), recipe)
 
 
@@ -108,7 +109,7 @@ def test_the_shipped_three_steps() -> None:
     """By name alone: steps and normalisation are the table's."""
     spec, ops = get_method("polar", "newton_schulz"), make_ops("bf16_emulated", DEVICE)
     options = spec.make_options({"coefficients": "square_3"})
-    assert (options.recipe().normalisation, len(options.recipe().coefficients)) == ("square", 3)
+    assert (options.recipe().normalisation, len(options.recipe().steps)) == ("square", 3)
     A = ops.cast(torch.randn(1024, 1024, generator=torch.Generator().manual_seed(0)))
     assert orthogonality(spec.function(Operands(A=A), ops, options)) < 0.19
 

@@ -14,6 +14,7 @@ from iroot.coefficients import named_table
 from iroot.errors import InvalidInputError, UnknownNameError
 from iroot.methods._polar import Recipe, polar_factor
 from iroot.methods.aol import AolOptions, aol
+from iroot.odd_steps import quintics
 from iroot.ops import make_ops
 from iroot.registry import Operands
 from iroot.table_files import find_table
@@ -86,7 +87,7 @@ def test_orthogonality_is_that_of_the_method() -> None:
         if made_for == "aol":
             U = aol(operands, ops, AolOptions())
         else:
-            U = polar_factor(operands, ops, Recipe(coefficients=table.take(), normalisation=made_for))  # type: ignore[arg-type]
+            U = polar_factor(operands, ops, Recipe(steps=quintics(table.take()), normalisation=made_for))  # type: ignore[arg-type]
         found = torch.linalg.matrix_norm(U @ U.mT - torch.eye(16, dtype=torch.float64)) / 4.0
         assert float(found) == pytest.approx(expected, rel=1e-6)
 
