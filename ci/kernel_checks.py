@@ -1,0 +1,256 @@
+"""Small problems for every kernel of `iroot/kernels/`, and how far off its results may be: `ci/kernel_launches.py`'s.
+
+Results are compared with float64, or bit for bit with the library where the kernel promises that. Operands and
+references are made on the CPU, so that a sanitizer looks at little but these kernels.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import cycle
+
+import torch
+from torch import Tensor
+
+from iroot.coefficients import named_table
+from iroot.graded_steps import word_steps
+from iroot.kernels.graded_root import PROMOTE_K, GradedPlan, graded_root, square_bound
+from iroot.kernels.multiply_add import BLOCKINGS, Blocking, multiply_add
+from iroot.kernels.operands import processors
+from iroot.kernels.quantise import FORMAT_NAMES, Rounded, Source, quantise_together
+from iroot.kernels.quantise_rows import quantise_rows
+from iroot.kernels.scaled_result import scaled_result, shifted_result
+from iroot.kernels.split_product import BLOCKINGS as SPLIT_BLOCKINGS
+from iroot.kernels.split_product import split, split_product
+from iroot.kernels.symmetric import Terms, symmetric_product
+from iroot.kernels.tiling import GRADED_TILINGS, PROMOTED, TILINGS, Tiling
+from iroot.precision import get_precision
+from iroot.quantize import FORMATS, find_scale, power_of_two_scale, quantise
+from iroot.scaled_ops import ShiftedSum
+from iroot.schedules import Design, schedule_for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """One small problem: `batch` matrices of n rows on `device`; `turned`: their columns are contiguous."""
+
+    n: int
+    batch: int
+    dtype: torch.dtype
+    turned: bool
+    device: torch.device
+
+    @property
+    def interpreted(self) -> bool:
+        return self.device.type == "cpu"
+
+    @property
+    def depth(self) -> int:
+        """Columns; as odd as n."""
+        return self.n + 40 if not self.interpreted else self.n + 6
+
+    def draw(self, rows: int, columns: int, *, seed: int = 0) -> Tensor:
+        """Gaussian (batch, rows, columns) with entries of 1 / columns^(1/2), float32, on the CPU."""
+        generator = torch.Generator().manual_seed(1000 * seed + self.n + self.batch)
+        return torch.randn(self.batch, rows, columns, generator=generator).div_(columns**0.5)
+
+    def place(self, A: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """A on the device, in this shape's dtype and layout."""
+        A = A.to(dtype or self.dtype)
+        return (A.mT.contiguous().mT if self.turned else A.contiguous()).to(self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The error of one result, and what is allowed."""
+
+    error: float
+    allowed: float
+
+    @property
+    def share(self) -> float:
+        """Of what is allowed; NaN counts as infinite."""
+        if self.error == 0.0:
+            return 0.0
+        return self.error / self.allowed if self.error <= self.allowed else float("inf")
+
+
+def shapes(device: torch.device) -> list[Shape]:
+    """Every n once plain and once turned, in a batch or not, in one of two dtypes."""
+    rows = (
+        [(192, 1, False), (200, 3, True), (257, 1, True), (257, 3, False), (320, 3, False), (320, 1, True)]
+        if device.type == "cuda"
+        else [(33, 1, False), (18, 2, True)]
+    )
+    dtypes = cycle((torch.bfloat16, torch.float16))
+    return [
+        Shape(n=n, batch=batch, dtype=dtype, turned=turned, device=device)
+        for (n, batch, turned), dtype in zip(rows, dtypes, strict=False)
+    ]
+
+
+def distance(D: Tensor, exact: Tensor, allowed: float) -> Found:
+    """Relative, in the Frobenius norm, of the worst matrix."""
+    found = (D.cpu().double() - exact).norm(dim=(-2, -1)) / exact.norm(dim=(-2, -1))
+    return Found(error=found.nan_to_num(nan=float("inf")).max().item(), allowed=allowed)
+
+
+def differing(found: Tensor, expected: Tensor) -> Found:
+    """Share of elements that differ in a bit; none may."""
+    same = found.cpu().contiguous().view(torch.uint8) == expected.contiguous().view(torch.uint8)
+    return Found(error=1.0 - same.double().mean().item(), allowed=0.0)
+
+
+TINY = Tiling(block=32, tail=16, block_k=16, warps=4, stages=2)
+TINY_BLOCKING = Blocking(rows=16, columns=32, block_k=16, warps=4, stages=2)
+
+
+def symmetric(device: torch.device) -> Iterator[Found]:
+    """Gram matrices and quadratics, every tiling."""
+    tilings = cycle((TINY, replace(TINY, promote_k=32)) if device.type == "cpu" else (*TILINGS, *PROMOTED))
+    for shape, tiling in zip(shapes(device), tilings, strict=False):
+        A = shape.place(shape.draw(shape.n, shape.depth))
+        wide = A.cpu().double()
+        allowed = torch.finfo(shape.dtype).eps
+        yield distance(symmetric_product(A, A, tiling=tiling), wide @ wide.mT, allowed)
+        S = shape.draw(shape.n, shape.n)
+        S = shape.place(S + S.mT)
+        wide = S.cpu().double()
+        exact = 0.7 * wide @ wide - 1.3 * wide + 0.4 * torch.eye(shape.n)
+        terms = Terms(alpha=0.7, beta=-1.3, gamma=0.4)
+        yield distance(symmetric_product(S, S, S, terms=terms, tiling=tiling), exact, allowed)
+
+
+def fused_addition(device: torch.device) -> Iterator[Found]:
+    """0.5 A B - 2 C, every blocking."""
+    blockings = cycle((TINY_BLOCKING,) if device.type == "cpu" else BLOCKINGS)
+    for shape, blocking in zip(shapes(device), blockings, strict=False):
+        sides = ((shape.n, shape.depth), (shape.depth, shape.n + 8), (shape.n, shape.n + 8))
+        A, B, C = (shape.place(shape.draw(*side, seed=seed)) for seed, side in enumerate(sides))
+        exact = 0.5 * A.cpu().double() @ B.cpu().double() - 2.0 * C.cpu().double()
+        D = multiply_add(A, B, C, alpha=0.5, beta=-2.0, blocking=blocking)
+        yield distance(D, exact, torch.finfo(shape.dtype).eps)
+
+
+def split_words(device: torch.device) -> Iterator[Found]:
+    """A B + C in two words, every blocking; the diagonal of a square result on its own."""
+    blockings = cycle((TINY_BLOCKING,) if device.type == "cpu" else SPLIT_BLOCKINGS)
+    for shape, blocking in zip(shapes(device), blockings, strict=False):
+        sides = ((shape.n, shape.depth), (shape.depth, shape.n), (shape.n, shape.n))
+        A, B, C = (shape.place(shape.draw(*side, seed=seed), torch.float32) for seed, side in enumerate(sides))
+        exact = A.cpu().double() @ B.cpu().double() + C.cpu().double()
+        D = split_product(split(A, shape.dtype), split(B, shape.dtype), C, blocking=blocking)
+        unit = get_precision("fp16x3" if shape.dtype is torch.float16 else "bf16x3").unit_roundoff
+        # The interpreter cuts bfloat16 words off instead of rounding them.
+        yield distance(D, exact, (16 if shape.interpreted else 4) * unit)
+        found, right = (M.diagonal(dim1=-2, dim2=-1)[..., None] for M in (D, exact))
+        yield distance(found, right, 2.0**-22)
+
+
+def graded(device: torch.device) -> Iterator[Found]:
+    """Inverse square roots by graded steps and the bound before them, every tiling."""
+    steps = word_steps(schedule_for(Design(p=2, lower=0.9e-2), target=1e-3, min_cushion=0.03))
+    plain = Tiling(block=64, tail=0, block_k=64, warps=4, stages=2)
+    tilings = (replace(TINY, block_k=32), plain) if device.type == "cpu" else GRADED_TILINGS
+    for shape, tiling in zip(shapes(device), cycle(tilings), strict=False):
+        Q = torch.linalg.qr(shape.draw(shape.n, shape.n).double()).Q
+        values = torch.logspace(0, -2, shape.n, dtype=torch.float64)
+        A = shape.place((Q * values) @ Q.mT, torch.float32)
+        warps = 8 if tiling.block == 128 else 4
+        plan = GradedPlan(tiling=tiling, update=replace(tiling, promote_k=PROMOTE_K, warps=warps))
+        scale = torch.full((shape.batch, 1, 1), 1.05, device=device)
+        X = graded_root(A, scale, steps, p=2, dtype=shape.dtype, plan=plan)
+        allowed = 3e-3 if shape.dtype is torch.float16 else 2e-2
+        yield distance(X, (Q * values**-0.5) @ Q.mT, allowed)
+        square = A.cpu().double() @ A.cpu().double()
+        exact = torch.minimum(torch.linalg.matrix_norm(square), square.abs().sum(-1).amax(-1)).sqrt()[:, None, None]
+        yield distance(square_bound(A, dtype=shape.dtype), exact, 2e-3 if shape.dtype is torch.float16 else 1e-2)
+
+
+def per_matrix(device: torch.device) -> Iterator[Found]:
+    """A symmetric operand less a multiple of I beside a rectangular one, and scales that are powers of two."""
+    for shape, name in zip(shapes(device), cycle(FORMAT_NAMES), strict=False):
+        left, right = quantising_sources(shape, name)
+        for rounded, source in zip(quantise_together(left, right), (left, right), strict=True):
+            yield from quantised_right(rounded, source, lambda M, source: None)
+        (rounded,) = quantise_together(right, scales="powers of two")
+        yield from quantised_right(rounded, right, lambda M, source: power_of_two_scale(M, source.number_format))
+
+
+def per_row(device: torch.device) -> Iterator[Found]:
+    """The same operands with a scale for each row."""
+    for shape, name in zip(shapes(device), cycle(FORMAT_NAMES), strict=False):
+        left, right = quantising_sources(shape, name)
+        for rounded, source in zip(quantise_rows(left, right), (left, right), strict=True):
+            yield from quantised_right(rounded, source, lambda M, source: find_scale(M, source.number_format, "row"))
+
+
+def quantising_sources(shape: Shape, name: str) -> tuple[Source, Source]:
+    """A matrix with a large diagonal, and one of other sides and the other layout."""
+    S = shape.draw(shape.n, shape.n) + 3.0 * torch.eye(shape.n)
+    B = shape.draw(shape.depth, shape.n, seed=1).mT
+    dtype = torch.bfloat16 if shape.dtype is torch.bfloat16 else torch.float32  # float16 is not quantised
+    left = Source(matrix=shape.place(S, dtype), number_format=FORMATS[name], shifted=True)
+    return left, Source(matrix=B.to(dtype).to(shape.device), number_format=FORMATS[name])
+
+
+def quantised_right(
+    rounded: Rounded, source: Source, scale_of: Callable[[Tensor, Source], Tensor | None]
+) -> Iterator[Found]:
+    """mu against the mean of the diagonal; for that mu, values and scales against the library's, bit for bit."""
+    M = source.matrix.cpu().float().contiguous()
+    diagonal = M.diagonal(dim1=-2, dim2=-1)
+    if rounded.mu is not None:
+        mu = rounded.mu.cpu()
+        yield distance(mu, diagonal.double().mean(-1)[..., None, None], 1e-6)
+        diagonal -= mu[..., 0]
+    number_format = source.number_format
+    expected = quantise(M, number_format, dtype=number_format.dtype or torch.int8, scale=scale_of(M, source))
+    yield differing(rounded.quantised.scale, expected.scale)
+    yield differing(rounded.quantised.values, expected.values)
+
+
+def results(device: torch.device) -> Iterator[Found]:
+    """alpha P and 0.7 P + (1.4 mu - 1.3) C + (0.3 - 0.7 mu^2) I, from bfloat16 and from int32 products."""
+    for shape in shapes(device):
+        P = 100.0 * shape.draw(shape.n, shape.n)
+        C = shape.draw(shape.n, shape.n, seed=1)
+        mu = torch.linspace(0.5, 2.0, shape.batch)[:, None, None]
+        scales = (1e-2 * mu, 0.5 + mu)
+        terms = ShiftedSum(alpha=0.7, constant=-1.3, linear=1.4, diagonal=(0.3, 0.7))
+        for dtype in (torch.bfloat16, torch.int32):
+            given = None if dtype is torch.bfloat16 else (scales[0].to(device), scales[1].to(device))
+            product, addend = P.to(dtype).to(device), shape.place(C, torch.bfloat16)
+            wide = product.cpu().double() * (1.0 if given is None else scales[0] * scales[1])
+            yield distance(scaled_result(product, given, alpha=0.5), 0.5 * wide, 2.0**-8)
+            exact = 0.7 * wide + (1.4 * mu - 1.3) * addend.cpu().double() + (0.3 - 0.7 * mu * mu) * torch.eye(shape.n)
+            yield distance(shifted_result(product, addend, mu.to(device), terms, scales=given), exact, 2.0**-8)
+
+
+def persistent_polar(device: torch.device) -> Iterator[Found]:
+    """Two quintic steps in one kernel, every configuration, its loads by threads and by the copy engine."""
+    kernel = importlib.import_module(PERSISTENT)
+    table = named_table("jiacheng_you").take(2)
+    tiny = kernel.StepTiles(block=16, rows=32, columns=16, block_k=32, warps=4, stages=2, loads="copy_engine")
+    by_engine = (replace(tiles, loads="copy_engine") for tiles in kernel.STEP_TILES)
+    configurations = cycle((tiny,) if device.type == "cpu" else (*kernel.STEP_TILES, *by_engine))
+    for shape, tiles in zip(shapes(device), configurations, strict=False):
+        G = shape.place(shape.draw(shape.n, shape.depth))
+        # Interpreted programs run one after the other and cannot wait for each other.
+        plan = kernel.StepPlan(tiles=tiles, groups=1, programs=1 if shape.interpreted else processors(device))
+        exact = kernel.reference_steps(G.cpu().double(), table)
+        rounded = distance(kernel.reference_steps(G.cpu(), table), exact, 1.0).error
+        # The interpreter cuts bfloat16 off instead of rounding it, in every step.
+        slack = 8.0 if shape.interpreted and shape.dtype is torch.bfloat16 else 1.3
+        yield distance(kernel.quintic_steps(G, table, plan=plan), exact, slack * max(rounded, 5e-4))
+
+
+PERSISTENT = "iroot.kernels.quintic_steps"
+CHECKS: dict[str, Callable[[torch.device], Iterator[Found]]] = {
+    "symmetric": symmetric, "multiply_add": fused_addition, "split_product": split_words, "graded_root": graded,
+    "quantise": per_matrix, "quantise_rows": per_row, "scaled_result": results,
+}  # fmt: skip
+if importlib.util.find_spec(PERSISTENT) is not None:
+    CHECKS["quintic_steps"] = persistent_polar
