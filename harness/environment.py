@@ -20,11 +20,12 @@ import torch
 
 import iroot
 from harness.records import MachineIdentity, MachineState, SoftwareIdentity, SourceIdentity
+from iroot.kernels import tables
 
 T = TypeVar("T")
 
 SOURCE_FOLDERS = ("iroot", "harness")
-SOURCE_SUFFIXES = frozenset({".py", ".sql", ".toml", ".j2"})
+SOURCE_SUFFIXES = frozenset({".py", ".sql", ".toml", ".json", ".j2"})
 
 # Bits of NVML's "clocks event reasons" (nvml.h, formerly "throttle reasons").
 _REASONS = {
@@ -187,7 +188,7 @@ def machine_identity(device: str) -> MachineIdentity:
 
 @cache
 def software_identity() -> SoftwareIdentity:
-    """Versions of everything between the source and the hardware."""
+    """Versions of everything between the source and the hardware, and the kernel tables of the default device."""
     return SoftwareIdentity(
         python=platform.python_version(),
         torch=torch.__version__,
@@ -196,6 +197,7 @@ def software_identity() -> SoftwareIdentity:
         driver=_driver(),
         iroot=iroot.__version__,
         os=f"{platform.system()} {platform.release()}",
+        kernel_table=tables.used(torch.device(default_device())),
     )
 
 
@@ -285,6 +287,18 @@ def fitness(device: str) -> tuple[Fitness, ...]:
         _throttle_fitness(state.throttle_reasons),
         _persistence_fitness(_ask(pynvml.nvmlDeviceGetPersistenceMode, handle)),
         _load_fitness(state),
+        *_table_fitness(device),
+    )
+
+
+def _table_fitness(device: str) -> tuple[Fitness, ...]:
+    """Which kernel tables are used, and why others are not."""
+    found = tables.sources(torch.device(device))
+    if not found:
+        return (Fitness(level="ok", text="kernel configurations are the model's: no table for this GPU is in use"),)
+    return tuple(
+        Fitness(level="ok" if source.table is not None else "warning", text=f"kernel table {source}")
+        for source in found
     )
 
 

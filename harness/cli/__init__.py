@@ -26,6 +26,7 @@ from harness.cli import (
     report,
     run,
     tune,
+    tune_kernels,
     verify,
 )
 from harness.cli.common import errors_console
@@ -47,6 +48,7 @@ bench = typer.Typer(
 )
 app.add_typer(bench)
 app.add_typer(tune.tune_app)
+tune.tune_app.command("kernels")(tune_kernels.kernels)
 app.command("verify")(verify.verify)
 app.command("env")(env.env)
 bench.command("run")(run.run)

@@ -167,7 +167,11 @@ def polar(
                         spread=spread, population=population, seed=seed)  # fmt: skip
     kept = state or output.with_name(output.name + ".state.json")
     search = PolarSearch(settings)
-    with _kept(kept), _observer(generations) as observe:
+    with kept_in(kept), progress("generation", generations) as show:
+
+        def observe(state: State) -> None:
+            show(state.generation, f"best {state.best_value:.6f}")
+
         end = run(search, generations=generations, state_file=kept, observe=observe)
     options = {"made-for": made_for.value, "steps": steps, "start": start, "objective": objective.value,
                "generations": end.generation, "population": population, "spread": spread, "kinds": kinds,
@@ -201,7 +205,7 @@ def _write_polar(
 
 
 @contextmanager
-def _kept(state_file: Path) -> Iterator[None]:
+def kept_in(state_file: Path) -> Iterator[None]:
     """Ctrl-C says how to go on."""
     try:
         yield
@@ -213,23 +217,23 @@ def _kept(state_file: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _observer(generations: int) -> Iterator[Callable[[State], None]]:
-    """A bar on a terminal, a line for each tenth elsewhere, both on stderr."""
+def progress(noun: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    """Told how many are done and how it goes: a bar on a terminal, a line for each tenth elsewhere, on stderr."""
     out = errors_console()
     if not out.is_terminal:
-        every = max(1, generations // 10)
+        every = max(1, total // 10)
 
-        def line(state: State) -> None:
-            if state.generation % every == 0 or state.generation == generations:
-                out.print(f"generation {state.generation}/{generations}: {state.best_value:.6f}", markup=False)
+        def line(done: int, text: str) -> None:
+            if done % every == 0 or done == total:
+                out.print(f"{noun} {done}/{total}: {text}", markup=False, soft_wrap=True)
 
         yield line
         return
-    columns = (TextColumn("generation"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),
-               TextColumn("left"), TimeRemainingColumn(), TextColumn("best {task.fields[best]}"))  # fmt: skip
-    with Progress(*columns, console=out, transient=True) as progress:
-        task = progress.add_task("search", total=generations, best="")
-        yield lambda state: progress.update(task, completed=state.generation, best=f"{state.best_value:.6f}")
+    columns = (TextColumn(noun), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),
+               TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[text]}", markup=False))  # fmt: skip
+    with Progress(*columns, console=out, transient=True) as bar:
+        task = bar.add_task("search", total=total, text="")
+        yield lambda done, text: bar.update(task, completed=done, text=text)
 
 
 def _print_polar(output: Path, table: NamedTable, rows: tuple[HeldOut, ...], end: State, *, json: bool) -> None:

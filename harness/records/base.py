@@ -17,7 +17,7 @@ class Record(BaseModel):
 
 
 class GrownRecord(Record):
-    """A record of official baselines that got fields later on: `LATER`.
+    """A record of official baselines, or of a store that older versions read, that got fields later on: `LATER`.
 
     They are left out of its JSON where they hold their defaults: the lines of a baseline keep their bytes until their
     cases are promoted anew.

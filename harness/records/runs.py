@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import ClassVar, Literal
 
-from harness.records.base import SCHEMA_VERSION, Record
+from harness.records.base import SCHEMA_VERSION, GrownRecord, Record
 from harness.records.cases import PlannedCase
 
 INTERLEAVED = "*"
@@ -65,8 +65,10 @@ class MachineIdentity(Record):
         return tuple(found)
 
 
-class SoftwareIdentity(Record):
+class SoftwareIdentity(GrownRecord):
     """Versions; a difference is marked in every table, never refused."""
+
+    LATER: ClassVar[tuple[str, ...]] = ("kernel_table",)
 
     python: str
     torch: str
@@ -75,6 +77,8 @@ class SoftwareIdentity(Record):
     driver: str | None = None
     iroot: str
     os: str
+    kernel_table: str | None = None
+    """File and digest of the tables that kernel configurations were looked up in; None where the model chose them."""
 
     def differences(self, other: SoftwareIdentity) -> tuple[str, ...]:
         """`field: mine != other's` for every field that differs."""

@@ -223,6 +223,7 @@ def _identity_table(summary: RunSummary) -> Table:
         ("Triton", software.triton),
         ("CUDA", software.cuda),
         ("Driver", software.driver),
+        ("Kernel tables", software.kernel_table),
         ("Operating system", software.os),
         ("iroot", software.iroot),
         ("Revision", source.revision),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+import warnings
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -25,6 +27,9 @@ from harness.environment import (
     source_identity,
 )
 from harness.records import MachineState
+from iroot.kernels import tables
+from iroot.kernels.table_file import write_kernel_table
+from iroot.tests.planted_tables import GPU, entry, gram, planted_table
 
 
 @pytest.mark.parametrize(
@@ -70,7 +75,7 @@ def test_identity_of_this_cpu() -> None:
 
 def test_sources_are_python_schemas_manifests_and_templates_without_tests() -> None:
     for path in ("iroot/ops.py", "harness/store/schema/0001_initial.sql", "harness/manifests/quick.toml",
-                 "harness/report/templates/run.md.j2"):  # fmt: skip
+                 "harness/report/templates/run.md.j2", "iroot/shipped/kernels_gpu.json"):  # fmt: skip
         assert is_source(PurePosixPath(path)), path
     for path in ("iroot/tests/test_ops.py", "harness/x.txt", "ci/run.py", "pyproject.toml", "iroot/__pycache__/a.pyc"):
         assert not is_source(PurePosixPath(path)), path
@@ -141,3 +146,33 @@ def test_identity_and_state_of_this_gpu() -> None:
     assert machine.uuid is not None
     assert state.sm_clock_mhz is not None
     assert state.temperature_c is not None
+
+
+def test_kernel_tables_in_use_are_part_of_the_software(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = software_identity()
+    assert plain.kernel_table is None
+    assert "kernel_table" not in plain.model_dump_json()  # as stores and older versions know it
+    planted = planted_table(entry(gram(2048), "64+0 k64 w4 s4"))
+    write_kernel_table(tmp_path / "good.json", planted)
+    write_kernel_table(tmp_path / "old.json", replace(planted, identity=replace(planted.identity, triton="2.0")))
+    monkeypatch.setattr(tables, "gpu_name", lambda device: GPU)
+    found = []
+    for name in ("none", "good.json", "old.json"):
+        monkeypatch.setenv(tables.VARIABLE, name if name == "none" else str(tmp_path / name))
+        tables._sources.cache_clear()
+        software_identity.cache_clear()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            found.append((software_identity().kernel_table, environment._table_fitness("cuda:0")))
+    tables._sources.cache_clear()
+    software_identity.cache_clear()
+    (no, no_fitness), (good, good_fitness), (old, old_fitness) = found
+    assert (no, old) == (None, None)
+    assert good is not None
+    assert good.startswith("good.json sha256:")
+    assert no_fitness[0].text.startswith("kernel configurations are the model's")
+    assert good_fitness == (Fitness(level="ok", text=f"kernel table {good}"),)
+    assert (old_fitness[0].level, "measured with Triton 2.0" in old_fitness[0].text) == ("warning", True)
+    tuned = plain.model_copy(update={"kernel_table": good})
+    assert tuned.differences(plain) == (f"kernel_table: {good} != None",)
+    assert type(plain).model_validate_json(tuned.model_dump_json()) == tuned

@@ -88,8 +88,9 @@ def _full_run(planned: PlannedCase) -> RunRecord:
         power_limit_w=0.1 + 0.2, threads=8, uuid="u",
     )  # fmt: skip
     run = make.make_run([planned, *make.make_cases(2)], machine=machine, status=RunStatus.INTERRUPTED)
+    software = run.software.model_copy(update={"kernel_table": "kernels_m.json sha256:0123456789ab"})
     return run.model_copy(
-        update={"filter": "p=4", "seed": 11, "imported_from": "elsewhere", "arm": "WORKTREE"}
+        update={"filter": "p=4", "seed": 11, "imported_from": "elsewhere", "arm": "WORKTREE", "software": software}
     ).model_copy(update={"paired_with": "20260102-000000-quick-0000", "note": "a 'note'\n"})
 
 

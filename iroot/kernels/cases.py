@@ -1,0 +1,206 @@
+"""Products that kernels are checked and timed with on a GPU: inputs, kernel, library and a float64 reference."""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from iroot.kernels.families import Family
+from iroot.kernels.multiply_add import SEARCHED_BLOCKINGS, Blocking, choose_blocking, multiply_add
+from iroot.kernels.operands import present_family, processors
+from iroot.kernels.rehearsal import rehearse
+from iroot.kernels.symmetric import Terms, symmetric_product
+from iroot.kernels.table_file import Kind, Shape
+from iroot.kernels.tiling import SEARCHED_TILINGS, Tiling, choose_tiling
+
+CALLS, REPLAYS, SETS = 20, 11, 4
+QUADRATIC = Terms(alpha=0.7, beta=-1.3, gamma=0.4)
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+Choice = Tiling | Blocking
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """S (..., m, m) symmetric and G (..., m, n)."""
+
+    S: Tensor
+    G: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """`gram`: G G^T; `quadratic`: 0.4 I - 1.3 S + 0.7 S^2; `apply`: 2 G + S G. G is (..., m, n), S symmetric."""
+
+    kind: Kind
+    m: int
+    n: int
+    batch: int = 1
+    dtype: str = "bf16"
+    transposed: bool = False
+
+    def __str__(self) -> str:
+        batch = f"{self.batch} x " if self.batch > 1 else ""
+        return f"{self.kind}{'^T' * self.transposed} {batch}{self.m} x {self.n} {self.dtype}"
+
+    @property
+    def depth(self) -> int:
+        """Of the sums."""
+        return self.n if self.kind == "gram" else self.m
+
+    @property
+    def shape(self) -> Shape:
+        """What tables know the product by."""
+        columns = self.n if self.kind == "apply" else self.m
+        return Shape(kind=self.kind, rows=self.m, columns=columns, depth=self.depth, batches=self.batch,
+                     dtype=str(DTYPES[self.dtype]))  # fmt: skip
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """Of the result."""
+        shape = (self.m, self.n if self.kind == "apply" else self.m)
+        return (self.batch, *shape) if self.batch > 1 else shape
+
+    def choices(self) -> tuple[Choice, ...]:
+        """The configurations that a search compares."""
+        return SEARCHED_BLOCKINGS if self.kind == "apply" else SEARCHED_TILINGS
+
+    def default(self, processors: int, family: Family) -> Choice:
+        """What the model chooses."""
+        if self.kind == "apply":
+            return choose_blocking(self.m, self.n, self.batch, processors=processors, family=family)
+        return choose_tiling(self.m, self.batch, processors=processors, family=family)
+
+    def operands(self, count: int) -> list[Inputs]:
+        """`count` sets of standard normal entries over the square root of the depth."""
+        generator = torch.Generator(device="cuda").manual_seed(self.m + self.batch)
+
+        def draw(rows: int, columns: int) -> Tensor:
+            A = torch.randn(self.batch, rows, columns, device="cuda", generator=generator).div_(columns**0.5)
+            return A if self.batch > 1 else A[0]
+
+        def one() -> Inputs:
+            S, G = draw(self.m, self.m), draw(self.m, self.n)
+            S, G = (0.5 * (S + S.mT)).to(DTYPES[self.dtype]), G.to(DTYPES[self.dtype])
+            return Inputs(S=S, G=G.mT.contiguous().mT if self.transposed else G)
+
+        return [one() for _ in range(count)]
+
+    def kernel(self, inputs: Inputs, choice: Choice) -> Tensor:
+        """The result of one of this project's kernels."""
+        S, G = inputs.S, inputs.G
+        if self.kind == "apply":
+            assert isinstance(choice, Blocking)
+            return multiply_add(S, G, G, beta=2.0, blocking=choice)
+        assert isinstance(choice, Tiling)
+        if self.kind == "gram":
+            return symmetric_product(G, G, tiling=choice)
+        return symmetric_product(S, S, S, terms=QUADRATIC, tiling=choice)
+
+    def library(self, inputs: Inputs, out: Tensor) -> Tensor:
+        """What the torch backend runs, less the gamma I (which it adds in a kernel of its own)."""
+        S, G = inputs.S, inputs.G
+        if self.kind == "gram":
+            return torch.matmul(G, G.mT, out=out)
+        add = torch.addmm if S.ndim == 2 else torch.baddbmm
+        if self.kind == "apply":
+            return add(G, S, G, beta=2.0, out=out)
+        return add(S, S, S, beta=QUADRATIC.beta, alpha=QUADRATIC.alpha, out=out)
+
+    def reference(self, inputs: Inputs) -> Tensor:
+        """The result in float64."""
+        S, G = inputs.S.double(), inputs.G.double()
+        if self.kind == "gram":
+            return G @ G.mT
+        if self.kind == "apply":
+            return 2.0 * G + S @ G
+        return QUADRATIC.alpha * S @ S + QUADRATIC.beta * S + QUADRATIC.gamma * torch.eye(self.m, device="cuda")
+
+
+def graph_time_us(call: Callable[[int], Tensor], *, replays: int = REPLAYS) -> float:
+    """Median time per call in microseconds, over replays of a graph of CALLS calls that rotate over SETS inputs."""
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(stream):
+        call(0)
+        stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            kept = deque((call(i % SETS) for i in range(CALLS)), maxlen=SETS)  # as many outputs as cuBLAS writes to
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        times: list[float] = []
+        for replay in range(replays + 3):
+            start.record()
+            graph.replay()
+            end.record()
+            end.synchronize()
+            if replay >= 3:
+                times.append(start.elapsed_time(end) * 1e3 / CALLS)
+    del kept
+    return statistics.median(times)
+
+
+def fault(case: Case, inputs: Inputs, choice: Choice, exact: Tensor) -> str:
+    """Why the result is wrong beside `exact`, the case's reference, or an empty string."""
+    library = case.library(inputs, torch.empty(exact.shape, dtype=inputs.G.dtype, device="cuda"))
+    if case.kind == "quadratic":
+        library.diagonal(dim1=-2, dim2=-1).add_(QUADRATIC.gamma)
+    first, second = _poisoned(case, inputs, choice), _poisoned(case, inputs, choice)
+    scale = exact.norm()
+    error, allowed = (((D.double() - exact).norm() / scale).item() for D in (first, library))
+    if not error <= 2 * allowed:
+        return f"error {error:.2e} > 2 x {allowed:.2e}"
+    if case.kind != "apply" and not torch.equal(first, first.mT):
+        return "not symmetric"
+    return "" if torch.equal(first, second) else "two calls differ"
+
+
+def _poisoned(case: Case, inputs: Inputs, choice: Choice) -> Tensor:
+    """The kernel's result in memory that held NaN before."""
+    torch.full(case.out_shape, float("nan"), dtype=inputs.G.dtype, device="cuda")
+    return case.kernel(inputs, choice)
+
+
+class GraphBench:
+    """Checks and times configurations on the present CUDA device, in CUDA graphs; see `iroot.kernel_tuning.Bench`."""
+
+    REPLAYS = 5
+    timed = (
+        f"microseconds per call: median of {REPLAYS} replays of a CUDA graph of {CALLS} calls that rotate over {SETS} "
+        "input sets, rows contiguous"
+    )
+
+    def __init__(self) -> None:
+        self._device = torch.device("cuda", torch.cuda.current_device())
+        self.processors, self.family = processors(self._device), present_family(self._device)
+        self._inputs: list[Inputs] = []
+        self._exact = torch.empty(0)
+
+    def prepare(self, case: Case, choices: Sequence[Choice]) -> None:
+        """Draw inputs and compile all choices together."""
+        self._inputs = case.operands(SETS)
+        self._exact = case.reference(self._inputs[0])
+
+        def launches() -> None:
+            for choice in choices:
+                case.kernel(self._inputs[0], choice)
+
+        # What the compiler tells apart: sizes that are multiples of 16 from others.
+        rehearse(("tune", case.kind, case.dtype, case.m % 16 == 0, case.n % 16 == 0), launches, self._device)
+
+    def fault(self, case: Case, choice: Choice) -> str:
+        """Why this configuration is out of the question here: it does not run, or its result is wrong."""
+        try:
+            return fault(case, self._inputs[0], choice, self._exact)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except Exception as error:  # one that does not compile or fit is a row of the table, not the end of the search
+            return f"{type(error).__name__}: {str(error)[:200]}"
+
+    def time_us(self, case: Case, choice: Choice) -> float:
+        """Microseconds per call."""
+        return graph_time_us(lambda i: case.kernel(self._inputs[i], choice), replays=self.REPLAYS)
