@@ -1,4 +1,4 @@
-"""What is asked of `graded_pe` and of three polar steps on real tensor cores; bounds found by the methods themselves."""
+"""What is asked of `graded_pe` and of three polar steps on real tensor cores; with bounds of their own."""
 
 from __future__ import annotations
 
