@@ -26,6 +26,8 @@ from iroot.kernels.split_product import BLOCKINGS as SPLIT_BLOCKINGS
 from iroot.kernels.split_product import split, split_product
 from iroot.kernels.symmetric import Terms, symmetric_product
 from iroot.kernels.tiling import GRADED_TILINGS, PROMOTED, TILINGS, Tiling
+from iroot.odd_steps import Degree
+from iroot.polar_schedules import polar_schedule
 from iroot.precision import get_precision
 from iroot.quantize import FORMATS, find_scale, power_of_two_scale, quantise
 from iroot.scaled_ops import ShiftedSum
@@ -229,9 +231,9 @@ def results(device: torch.device) -> Iterator[Found]:
             yield distance(shifted_result(product, addend, mu.to(device), terms, scales=given), exact, 2.0**-8)
 
 
-def persistent_polar(device: torch.device) -> Iterator[Found]:
+def persistent_quintic(device: torch.device) -> Iterator[Found]:
     """Two quintic steps in one kernel, every configuration, its loads by threads and by the copy engine."""
-    kernel = importlib.import_module(PERSISTENT)
+    kernel = importlib.import_module(QUINTIC)
     table = named_table("jiacheng_you").take(2)
     tiny = kernel.StepTiles(block=16, rows=32, columns=16, block_k=32, warps=4, stages=2, loads="copy_engine")
     by_engine = (replace(tiles, loads="copy_engine") for tiles in kernel.STEP_TILES)
@@ -247,10 +249,30 @@ def persistent_polar(device: torch.device) -> Iterator[Found]:
         yield distance(kernel.quintic_steps(G, table, plan=plan), exact, slack * max(rounded, 5e-4))
 
 
-PERSISTENT = "iroot.kernels.quintic_steps"
+def persistent_odd(device: torch.device) -> Iterator[Found]:
+    """Steps of degree 17, 9 and 5 in one kernel, every configuration, its loads by threads and by the copy engine."""
+    kernel = importlib.import_module(ODD)
+    degrees: tuple[Degree, ...] = (17, 5) if device.type == "cpu" else (17, 9, 5)
+    steps = polar_schedule(1e-3, steps=len(degrees), degrees=degrees)
+    tiny = kernel.StepTiles(block=32, rows=32, columns=32, block_k=32, warps=4, stages=2, loads="copy_engine")
+    both = (replace(tiles, loads=loads) for tiles in kernel.STEP_TILES for loads in ("threads", "copy_engine"))
+    for shape, tiles in zip(shapes(device), cycle((tiny,) if device.type == "cpu" else both), strict=False):
+        G = shape.place(shape.draw(shape.n, shape.depth))
+        # Interpreted programs run one after the other and cannot wait for each other.
+        plan = kernel.StepPlan(tiles=tiles, groups=1, programs=1 if shape.interpreted else processors(device))
+        exact = kernel.reference_odd_steps(G.cpu().double(), steps)
+        rounded = distance(kernel.reference_odd_steps(G.cpu(), steps), exact, 1.0).error
+        # The interpreter cuts bfloat16 off instead of rounding it, in every step.
+        slack = 8.0 if shape.interpreted and shape.dtype is torch.bfloat16 else 1.3
+        X = kernel.persistent_odd_steps(G, steps, plan=plan)
+        yield distance(X, exact, slack * max(rounded, 5e-4))
+
+
+QUINTIC, ODD = "iroot.kernels.quintic_steps", "iroot.kernels.odd_persistent"
 CHECKS: dict[str, Callable[[torch.device], Iterator[Found]]] = {
     "symmetric": symmetric, "multiply_add": fused_addition, "split_product": split_words, "graded_root": graded,
     "quantise": per_matrix, "quantise_rows": per_row, "scaled_result": results,
 }  # fmt: skip
-if importlib.util.find_spec(PERSISTENT) is not None:
-    CHECKS["quintic_steps"] = persistent_polar
+for module, check in ((QUINTIC, persistent_quintic), (ODD, persistent_odd)):
+    if importlib.util.find_spec(module) is not None:  # the second takes the place of the first
+        CHECKS[module.rpartition(".")[2]] = check

@@ -31,7 +31,7 @@ import triton
 from torch import Tensor
 
 MISSING = "–"
-PERSISTENT = "iroot.kernels.quintic_steps"
+QUINTIC, ODD = "iroot.kernels.quintic_steps", "iroot.kernels.odd_persistent"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,26 +43,15 @@ class Column:
     digits: int = 0
 
 
+ACTIVE, ELAPSED = ".avg.pct_of_peak_sustained_active", ".avg.pct_of_peak_sustained_elapsed"
+TENSOR = ("sm__pipe_tensor_cycles_active", "sm__inst_executed_pipe_tensor", "sm__pipe_tensor_op_hmma_cycles_active")
 COLUMNS = (
     Column(title="µs", metrics=("gpu__time_duration.sum",), digits=1),
-    Column(title="SM %", metrics=("sm__throughput.avg.pct_of_peak_sustained_elapsed",)),
-    Column(
-        title="tensor %",
-        metrics=(
-            "sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active",
-            "sm__inst_executed_pipe_tensor.avg.pct_of_peak_sustained_active",
-            "sm__pipe_tensor_op_hmma_cycles_active.avg.pct_of_peak_sustained_active",
-        ),
-    ),
-    Column(title="L2 %", metrics=("lts__throughput.avg.pct_of_peak_sustained_elapsed",)),
-    Column(
-        title="DRAM %",
-        metrics=(
-            "dram__throughput.avg.pct_of_peak_sustained_elapsed",
-            "gpu__dram_throughput.avg.pct_of_peak_sustained_elapsed",
-        ),
-    ),
-    Column(title="warps %", metrics=("sm__warps_active.avg.pct_of_peak_sustained_active",)),
+    Column(title="SM %", metrics=("sm__throughput" + ELAPSED,)),
+    Column(title="tensor %", metrics=tuple(name + ACTIVE for name in TENSOR)),
+    Column(title="L2 %", metrics=("lts__throughput" + ELAPSED,)),
+    Column(title="DRAM %", metrics=("dram__throughput" + ELAPSED, "gpu__dram_throughput" + ELAPSED)),
+    Column(title="warps %", metrics=("sm__warps_active" + ACTIVE,)),
     Column(title="registers", metrics=("launch__registers_per_thread",)),
     Column(title="shared KiB", metrics=("launch__shared_mem_per_block",), digits=1),
 )
@@ -203,8 +192,12 @@ def polar(n: int) -> Callable[[], object]:
     """Five quintic steps in one kernel."""
     from iroot.coefficients import named_table
 
-    kernel, table, G = importlib.import_module(PERSISTENT), named_table("jiacheng_you").take(5), gaussian(n, n)
-    return lambda: kernel.quintic_steps(G, table)
+    table, G = named_table("jiacheng_you").take(5), gaussian(n, n)
+    if importlib.util.find_spec(ODD) is None:
+        quintic = importlib.import_module(QUINTIC)
+        return lambda: quintic.quintic_steps(G, table)
+    odd, steps = importlib.import_module(ODD), importlib.import_module("iroot.odd_steps").quintics(table)
+    return lambda: odd.persistent_odd_steps(G, steps)
 
 
 WORKLOADS = {
@@ -219,9 +212,8 @@ WORKLOADS = {
         for n in (1024, 2048)
     },
     "quantise-4096": Workload(prepare=lambda: quantise(4096)),
+    "polar-1024": Workload(prepare=lambda: polar(1024)),
 }
-if importlib.util.find_spec(PERSISTENT) is not None:
-    WORKLOADS["polar-1024"] = Workload(prepare=lambda: polar(1024))
 
 
 def run(name: str) -> None:
