@@ -38,7 +38,8 @@ kernel_launches.main()
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
     environment = dict(os.environ) | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "ci")])
+    inherited = os.environ.get("PYTHONPATH", "")
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "ci"), *([inherited] if inherited else [])])
     return subprocess.run(
         [sys.executable, *command], env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=100
     )
