@@ -34,19 +34,21 @@ from iroot.registry import Operands
 
 
 def entry_kernels() -> set[str]:
-    """What modules of `iroot.kernels` launch, by `kernel[grid](...)` or `on_grid(kernel, grid)(...)`."""
+    """What modules of `iroot.kernels` launch: `kernel[grid](...)`, `on_grid(kernel, grid)(...)` and all *_kernel."""
     found = set()
     for info in pkgutil.iter_modules(iroot.kernels.__path__):
         module = importlib.import_module(f"iroot.kernels.{info.name}")
+        names = {name for name in vars(module) if name.endswith("_kernel")}
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if not isinstance(node, ast.Call):
                 continue
             launched = node.func.value if isinstance(node.func, ast.Subscript) else None
             if isinstance(node.func, ast.Name) and node.func.id == "on_grid":
                 launched = node.args[0]
-            kernel = getattr(module, launched.id, None) if isinstance(launched, ast.Name) else None
-            if kernel is not None:
-                found.add(f"{kernel.fn.__module__}.{kernel.fn.__qualname__}")
+            if isinstance(launched, ast.Name):
+                names.add(launched.id)
+        functions = (getattr(getattr(module, name, None), "fn", None) for name in names)
+        found |= {f"{function.__module__}.{function.__qualname__}" for function in functions if function is not None}
     return found
 
 
