@@ -81,7 +81,7 @@ def _restore_generator() -> None:
     scratch = torch.empty(1, device="cuda")
     with torch.cuda.stream(torch.cuda.Stream()):  # type: ignore[no-untyped-call]
         graph = torch.cuda.CUDAGraph()
-        graph.capture_begin()
+        graph.capture_begin(capture_error_mode="thread_local")  # what other threads do may have ended the first one
         scratch.zero_()  # of an empty graph torch warns
         graph.capture_end()
 
