@@ -11,7 +11,8 @@ before it has told anybody that the capture is over:
 * So does the allocator of pinned memory, which no Python call reaches. It keeps a callback into the graph, and refuses
   the pool to every later capture. The graph must live on, and the pool must not be used again.
 
-torch 2.12 ends both allocations before it throws; its generator is left as it was.
+That is what its source says (2026-11-23). Later ones end both allocations before they throw, and so the first repair
+below, which fails there, is left out.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def abandon(graph: torch.cuda.CUDAGraph, pool: torch.cuda._POOL_HANDLE) -> None:
         graph.capture_end()
         return  # nothing was wrong with the capture: torch has put everything back
     device = torch.cuda.current_device()
-    with suppress(RuntimeError):  # of torch 2.12, which has done it
+    with suppress(RuntimeError):  # a later torch has done it
         torch._C._cuda_endAllocateToPool(device, pool)
         _unfinished.append(graph)
         torch._C._cuda_releasePool(device, pool)
