@@ -65,7 +65,7 @@ def kernels(
     cases = _cases(shapes, dtype)
     bench, gpu = _bench()
     path = out or cached_file(gpu)
-    options = {"shapes": shapes, "dtype": dtype, "seconds": seconds, "out": None if out is None else out.name}
+    options = {"shapes": shapes, "dtype": dtype, "out": None if out is None else out.name}
     fresh = KernelTable(identity=present_identity(gpu), provenance=_provenance(options, bench))
     begun = _begun(path, fresh, may_replace=out is None)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -48,8 +48,8 @@ class Blocking:
 
     @property
     def shared_bytes(self) -> int:
-        """Shared memory of the pipeline of a tile, with 16-bit operands."""
-        return 2 * self.stages * self.block_k * (self.rows + self.columns)
+        """Shared memory of a program with 16-bit operands: blocks of a tile and a barrier for every stage."""
+        return self.stages * (2 * self.block_k * (self.rows + self.columns) + 8)
 
     def __str__(self) -> str:
         """`128x256 k64 w8 s4`."""

@@ -51,8 +51,8 @@ class Tiling:
 
     @property
     def shared_bytes(self) -> int:
-        """Shared memory of the pipeline of a wide tile, with 16-bit operands."""
-        return 2 * self.stages * self.block_k * (2 * self.block + self.tail)
+        """Shared memory of a program with 16-bit operands: blocks of a wide tile and a barrier for every stage."""
+        return self.stages * (2 * self.block_k * (2 * self.block + self.tail) + 8)
 
     def __str__(self) -> str:
         """`128+32 k64 w4 s3`, and its promotion."""

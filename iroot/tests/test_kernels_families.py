@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +19,35 @@ from iroot.kernels.tiling import TILINGS, Tiling, choose_tiling, makespan
 from iroot.precision import get_precision
 
 PLAIN, TAIL, SMALL, SMALL_TAIL = TILINGS
+
+# No GPU is needed to compile for one, and one process either compiles kernels or interprets them.
+COMPILED = """
+import torch, triton
+from triton.backends.compiler import GPUTarget
+
+class Hopper:
+    get_current_target = staticmethod(lambda: GPUTarget("cuda", 90, 32))
+    get_current_device = staticmethod(lambda: 0)
+    get_current_stream = staticmethod(lambda device: 0)
+
+triton.runtime.driver.set_active(Hopper())
+from iroot.kernels.multiply_add import SEARCHED_BLOCKINGS, multiply_add
+from iroot.kernels.rehearsal import rehearsal
+from iroot.kernels.symmetric import symmetric_product
+from iroot.kernels.tiling import SEARCHED_TILINGS
+
+def tell(**event):
+    metadata = event["metadata"]
+    print((metadata if isinstance(metadata, dict) else metadata._asdict())["shared"])
+
+triton.knobs.compilation.listener = tell
+A = torch.zeros(256, 256, dtype=torch.bfloat16)
+tiling, blocking = SEARCHED_TILINGS[-1], SEARCHED_BLOCKINGS[-1]
+with rehearsal():
+    symmetric_product(A, A, tiling=tiling)
+    multiply_add(A, A, A, blocking=blocking)
+print(tiling.shared_bytes, blocking.shared_bytes)
+"""
 
 
 def test_hopper_alone_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,9 +66,22 @@ def test_two_programs_share_a_multiprocessor_of_an_h100(tiling: Tiling) -> None:
     assert HOPPER.resident(tiling.shared_bytes) == 2
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Triton is for Linux")
+def test_programs_have_the_shared_memory_that_the_model_counts(tmp_path: Path) -> None:
+    script = tmp_path / "compiled.py"
+    script.write_text(COMPILED)
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=100, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    *compiled, tiling, blocking = done.stdout.split()
+    assert sorted(compiled) == sorted([tiling, blocking])
+
+
 def test_shared_memory_decides_how_many_programs_there_are() -> None:
-    assert PLAIN.shared_bytes == 96 * KIB
-    assert TAIL.shared_bytes == 108 * KIB
+    assert PLAIN.shared_bytes == 96 * KIB + 24
+    assert TAIL.shared_bytes == 108 * KIB + 24
     resident = {each.name: [each.resident(tiling.shared_bytes) for tiling in TILINGS] for each in FAMILIES}
     assert resident["ampere"] == [1, 1, 1, 1]
     assert resident["ada"] == resident["ampere-ga10x"] == resident["blackwell-gb20x"] == [1, 0, 1, 0]
