@@ -11,14 +11,16 @@ over the problem seeds, relative to float64; for `polar`, whose rtol is one, the
 fact only, so the best of the methods that *state* an error within rtol beforehand stands beside it; `--against` says
 which one the limit holds for. A method with factors made by an earlier call is not compared.
 
-`auto` takes the steps that rtol asks for. A case of its method, precision and number of steps is its time; where the
-manifest has none, `steps` shows both numbers, and the time is that of a case with other steps times the quotient of
-expected times (`iroot.costs`). Choices whose method or precision the run did not measure in the cell are listed apart.
+`auto` takes the steps that rtol asks for. A case of its method, precision and FLOP (the number of steps and their
+degrees) is its time; where the manifest has none, `steps` shows both numbers, and the time is that of a case with other
+steps times the quotient of expected times (`iroot.costs`). Choices whose method or precision the run did not measure in
+the cell are listed apart.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import sys
 from collections import defaultdict
@@ -80,16 +82,21 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """What is timed: a method in a precision, whose options count by the number of steps."""
+    """What is timed: a method in a precision, whose options count by the number and the degrees of its steps."""
 
     spec: MethodSpec
     precision: str
     options: Any
     steps: int | None
+    flops: float
 
     def __str__(self) -> str:
         steps = "" if self.steps is None or self.options == self.spec.options() else f" {self.steps} steps"
         return f"{self.spec.name} {self.precision}{steps}"
+
+    def is_chosen(self, choice: Choice) -> bool:
+        """Whether the choice is this one: by its FLOP, which count the steps and their degrees."""
+        return self.serves(choice) and math.isclose(self.flops, choice.flops)
 
     def serves(self, choice: Choice) -> bool:
         """Whether the method and the precision are those of the choice."""
@@ -156,8 +163,10 @@ def compared(planned: PlannedCase) -> bool:
 def _arm(case: Case) -> Arm:
     spec = get_method(case.task, case.method)
     options = spec.make_options(dict(case.options))
-    steps = None if spec.steps is None else spec.steps(_cell(case).workload(case.precision), options)
-    return Arm(spec=spec, precision=case.precision, options=options, steps=steps)
+    workload = _cell(case).workload(case.precision)
+    steps = None if spec.steps is None else spec.steps(workload, options)
+    flops = spec.flops(workload, options)
+    return Arm(spec=spec, precision=case.precision, options=options, steps=steps, flops=flops)
 
 
 def _measured(entry: CaseSummary) -> Measured | None:
@@ -178,9 +187,7 @@ def not_planned(planned: Iterable[PlannedCase], rtols: Iterable[float] = RTOLS) 
             arms[_cell(item.case)].append(_arm(item.case))
     choices = [(cell, rtol, _choose(cell, rtol, "auto", "auto")) for cell in arms for rtol in rtols]
     return [
-        (cell, rtol, choice)
-        for cell, rtol, choice in choices
-        if not any(arm.serves(choice) and arm.steps == choice.steps for arm in arms[cell])
+        (cell, rtol, choice) for cell, rtol, choice in choices if not any(arm.is_chosen(choice) for arm in arms[cell])
     ]
 
 
@@ -210,15 +217,15 @@ def _row(cell: Cell, rtol: float, entries: Sequence[Measured], best: Measured) -
 
 
 def _nearest(entries: Iterable[Measured], choice: Choice) -> Measured | None:
-    """Of the cases of the choice's method and precision the one with the nearest number of steps."""
+    """Of the cases of the choice's method and precision the one with the nearest FLOP."""
     mine = [entry for entry in entries if entry.arm.serves(choice)]
-    return min(mine, key=lambda entry: abs((entry.arm.steps or 0) - (choice.steps or 0)), default=None)
+    return min(mine, key=lambda entry: abs(entry.arm.flops - choice.flops), default=None)
 
 
 def _seconds(cell: Cell, measured: Measured, choice: Choice) -> float:
     """Measured, times expected time with the choice's steps over that with the measured ones where they differ."""
     arm = measured.arm
-    if arm.steps == choice.steps:
+    if arm.is_chosen(choice):
         return measured.seconds
     modelled = seconds(arm.spec, cell.workload(arm.precision), arm.options, capability=HOPPER)
     return measured.seconds * expected(choice) / modelled

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
-from iroot import tiers
+from iroot import polar_plans, tiers
 from iroot.costs import SMALLEST_FUSED, is_graded, seconds
 from iroot.errors import InvalidInputError, UnsupportedError
 from iroot.kernels.families import is_served
+from iroot.odd_steps import DEGREES, Degree
 from iroot.precision import PRECISIONS, get_precision, unsupported_reason
 from iroot.registry import MethodSpec, Workload, get_method
 
@@ -38,9 +39,6 @@ _PRECISIONS = {"cpu": ("fp32", "fp64"), "cuda": ("bf16", "fp16", "tf32", "bf16x3
 
 _MAX_AUTO_DEGREE = 200
 """A Chebyshev degree above this is not considered: its Remez exchange would take longer than the call."""
-_MAX_POLAR_STEPS = 25
-SMALLEST_SINGULAR = 1e-6
-"""Of the normalised matrix; no Polar Express schedule is made for less."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,8 +194,7 @@ def _choice(spec: MethodSpec, precision: str, demand: Demand) -> Choice | None:
     try:
         options = demand.options
         if options is None:
-            polar = demand.task == "polar"
-            options = _polar_options(spec, workload, demand.rtol) if polar else _options(spec, workload, demand)
+            options = _options(spec, workload, demand)
         stated = _stated(spec, workload, options, exact_trace=demand.exact_trace)
     except (UnsupportedError, InvalidInputError):
         if demand.method != "auto":
@@ -208,6 +205,8 @@ def _choice(spec: MethodSpec, precision: str, demand: Demand) -> Choice | None:
 
 def _options(spec: MethodSpec, workload: Workload, demand: Demand) -> Any:
     """The defaults, with the schedule's target from rtol."""
+    if demand.task == "polar":
+        return polar_plans.polar_options(spec, workload, demand.rtol, degrees=_polar_degrees(workload, demand))
     if is_graded(spec, workload.precision) and spec.name != "hybrid":
         graded = _graded_options(spec, workload, demand)
         if graded is not None:
@@ -227,6 +226,14 @@ def _options(spec: MethodSpec, workload: Workload, demand: Demand) -> Any:
     return spec.make_options(values)
 
 
+def _polar_degrees(workload: Workload, demand: Demand) -> tuple[Degree, ...]:
+    """Higher ones than 5 where their sums cost little: in the epilogues of kernels, or on a CPU."""
+    if demand.device.type == "cpu":
+        return DEGREES
+    fused = workload.precision in ("bf16", "fp16") and is_served(demand.asked_capability())
+    return DEGREES if fused else DEGREES[:1]
+
+
 def _graded_options(spec: MethodSpec, workload: Workload, demand: Demand) -> Any:
     """The fewest steps that keep rtol, and of those the most careful schedule; None beyond the tier."""
     assert spec.steps is not None
@@ -243,7 +250,7 @@ def _graded_options(spec: MethodSpec, workload: Workload, demand: Demand) -> Any
 
 def _stated(spec: MethodSpec, workload: Workload, options: Any, *, exact_trace: bool) -> float | None:
     if spec.task == "polar":
-        return polar_orthogonality(spec, workload, options)
+        return polar_plans.polar_orthogonality(spec, workload, options)
     if tiers.has_tier(spec, workload, options):
         return tiers.graded_error(spec, workload, options, exact_trace=exact_trace)
     base = workload.precision.removesuffix("_emulated")
@@ -255,62 +262,3 @@ def _stated(spec: MethodSpec, workload: Workload, options: Any, *, exact_trace: 
             return seen
     stated: float | None = spec.accuracy(workload, options)
     return stated
-
-
-def _polar_options(spec: MethodSpec, workload: Workload, rtol: float) -> Any:
-    """Polar Express with the fewest steps that leave rounding its part of rtol; defaults for the other methods."""
-    if spec.name != "polar_express":
-        return spec.options()
-    budget = max(rtol - _polar_rounding(workload), 0.5 * rtol)
-    lower = _smallest_singular(workload)
-    for steps in range(1, _MAX_POLAR_STEPS + 1):
-        options = spec.make_options({"steps": steps, "lower": lower})
-        if _composition_orthogonality(workload, options) <= budget:
-            break
-    return options
-
-
-def _smallest_singular(workload: Workload) -> float:
-    """sigma_min over the bound that G is divided by, which may be (rank)^(1/4) times sigma_max."""
-    assert workload.lower is not None
-    return min(max(workload.lower / math.pow(min(workload.m, workload.n), 0.25), SMALLEST_SINGULAR), 0.9)
-
-
-def _polar_rounding(workload: Workload) -> float:
-    """What rounding adds to ||U U^T - I||_F / sqrt(r).
-
-    Rounding in one step is mended by the next: what stays is that of the last one and of U. Largest of seven spectra
-    (random, log-spaced, one or half or all but one of the singular values small, flat) with random, diagonal, Hadamard
-    and 2 x 2 rotation vectors, u / lower 1/2 to 1/256, 3 to 8 steps, n = 64 to 512: 2.7 u in float16 and 2.5 u in
-    bfloat16 (rotations, whose rounding does not average out), 1.3 u with random vectors (CPU emulation); 0.9 u for
-    `spike` and 0.7 u for wide Gaussians (H100, 2026-11). The sums of finer words have a part in it, and TF32 is cut.
-    """
-    precision = get_precision(workload.precision)
-    units = 4.0 if precision.name.removesuffix("_emulated") in ("bf16", "fp16") else 16.0
-    return units * precision.unit_roundoff
-
-
-def _composition_orthogonality(workload: Workload, options: Any) -> float:
-    """max |s^2 - 1| = 2 e + e^2 for a composition that leaves the singular values within e of 1."""
-    from iroot.methods._polar import composition_error
-
-    recipe = options.recipe(workload.precision)
-    error = float(composition_error(recipe.steps, _smallest_singular(workload) / recipe.margin))
-    return error * (2.0 + error)
-
-
-def polar_orthogonality(spec: MethodSpec, workload: Workload, options: Any) -> float | None:
-    """What ||U U^T - I||_F / sqrt(r) is at most; None where it is not known.
-
-    The composition's part plus 4 or 16 u, where u / lower <= 1/2: above that, rounding mixes small singular values with
-    large ones and some are lost. 0.3 instead of 0.01 in bfloat16 at kappa 1e3 (u / lower = 4; half of the singular
-    values small, 128 x 128, CPU emulation, 2026-11).
-    """
-    assert workload.lower is not None
-    if get_precision(workload.precision).unit_roundoff > 0.5 * workload.lower:
-        return None
-    if spec.name == "svd":
-        return _polar_rounding(workload) * math.sqrt(max(workload.m, workload.n))
-    if spec.name != "polar_express" or _smallest_singular(workload) <= SMALLEST_SINGULAR:
-        return None
-    return _composition_orthogonality(workload, options) + _polar_rounding(workload)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import lru_cache
 
 from iroot.errors import InvalidInputError
 from iroot.odd_steps import DEGREES, INNER_DEGREE, Degree, OddStep, odd_step
@@ -16,6 +17,7 @@ def check_odd_degrees(degrees: tuple[int, ...]) -> None:
         raise InvalidInputError(f"degrees must hold 5, 9 or 17 for each step in order, at least one, got {degrees!r}")
 
 
+@lru_cache(maxsize=1024)
 def polar_schedule(
     lower: float,
     *,

