@@ -188,7 +188,14 @@ def machine_identity(device: str) -> MachineIdentity:
 
 @cache
 def software_identity() -> SoftwareIdentity:
-    """Versions of everything between the source and the hardware, and the kernel tables of the default device."""
+    """The versions, and the kernel tables that the default device takes its configurations from."""
+    used = tables.used(torch.device(default_device()))
+    return software_versions().model_copy(update={"kernel_table": used})
+
+
+@cache
+def software_versions() -> SoftwareIdentity:
+    """Versions of everything between the source and the hardware."""
     return SoftwareIdentity(
         python=platform.python_version(),
         torch=torch.__version__,
@@ -197,7 +204,6 @@ def software_identity() -> SoftwareIdentity:
         driver=_driver(),
         iroot=iroot.__version__,
         os=f"{platform.system()} {platform.release()}",
-        kernel_table=tables.used(torch.device(default_device())),
     )
 
 

@@ -133,7 +133,7 @@ def _provenance(options: Mapping[str, object], bench: Bench) -> Provenance:
     from iroot.kernels.table_file import Provenance
 
     flags = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
-    software = environment.software_identity()
+    software = environment.software_versions()  # the tables in use have no part in a search
     return Provenance(
         command=shlex.join(("iroot", "tune", "kernels", *flags)),
         created=datetime.now(UTC).isoformat(timespec="seconds"),

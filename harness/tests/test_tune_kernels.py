@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from harness import environment
 from harness.cli import main, tune_kernels
 from iroot.errors import InvalidInputError
 from iroot.kernels import tables
@@ -24,6 +25,9 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlantedBench:
     planted = PlantedBench(us=lambda case, choice: 8.0 if str(choice) == BEST[case.kind] else 10.0)
     monkeypatch.setattr(tune_kernels, "_bench", lambda: (planted, GPU))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(tables, "gpu_name", lambda device: GPU)
+    monkeypatch.setenv(tables.VARIABLE, "mine.json")  # which is still to be written
+    environment.software_identity.cache_clear()
     monkeypatch.chdir(tmp_path)
     return planted
 
