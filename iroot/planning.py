@@ -230,8 +230,8 @@ def _polar_degrees(workload: Workload, demand: Demand) -> tuple[Degree, ...]:
     """Higher ones than 5 where their sums cost little: in the epilogues of kernels, or on a CPU."""
     if demand.device.type == "cpu":
         return DEGREES
-    fused = workload.precision in ("bf16", "fp16") and is_served(demand.asked_capability())
-    return DEGREES if fused else DEGREES[:1]
+    large = min(workload.m, workload.n) >= SMALLEST_FUSED and workload.precision in ("bf16", "fp16")
+    return DEGREES if large and is_served(demand.asked_capability()) else DEGREES[:1]
 
 
 def _graded_options(spec: MethodSpec, workload: Workload, demand: Demand) -> Any:
