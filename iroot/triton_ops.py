@@ -17,8 +17,8 @@ from iroot.graded_steps import WordStep
 from iroot.kernels.families import is_served
 from iroot.kernels.graded_root import graded_root, square_bound
 from iroot.kernels.multiply_add import beats_addmm, multiply_add
+from iroot.kernels.odd_persistent import persistent_odd_steps
 from iroot.kernels.operands import OPERAND_DTYPES, processors
-from iroot.kernels.quintic_steps import quintic_steps
 from iroot.kernels.symmetric import Terms, symmetric_product
 from iroot.odd_steps import OddStep, StepBound
 from iroot.precision import Precision
@@ -151,8 +151,7 @@ class TritonOps(FloatingOps):
         # Two launches for thirty: eager calls take them too.
         if self._choose(("odd_steps", G.shape, G.stride(), tuple(steps), bound), math.inf) == "library":
             return None
-        triples = [(step.constant, step.last.Z, step.last.S) for step in steps]
-        return quintic_steps(G, triples, bound=bound)
+        return persistent_odd_steps(G, steps, bound=bound)
 
     def _suits_steps(self, G: Tensor) -> bool:
         if torch.compiler.is_compiling() or G.dtype != self.storage or G.numel() == 0:
