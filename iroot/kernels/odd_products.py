@@ -1,0 +1,244 @@
+"""Odd steps of degree 5, 9 and 17 in fused products, launch by launch: for matrices and stacks that fill the GPU.
+
+Beside two passes over G that normalise it, a step takes one launch per product, and a first step one more, without a
+product, for the `schatten8` bound:
+
+    degree 5:   A,  B,  X'
+    degree 9:   Z,  (S, M),  B,  X'
+    degree 17:  Z,  (S, M),  (L, R),  B,  X'
+
+in the notation of `iroot.odd_steps`. A first step with a bound of its own keeps A = X X^T instead of Z, with the mean
+diagonal of A at 1, and puts Z = stretch u A + shift I into every sum; u = 1 / bound^2 stays on the device, and what u
+is taken from was left, tile by tile, by the kernel that wrote A or A^2. Nothing waits for the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+
+import torch
+from torch import Tensor
+
+from iroot.errors import InvalidInputError
+from iroot.kernels.multiply_add import Blocking, choose_blocking
+from iroot.kernels.operands import OPERAND_DTYPES, TRITON_DTYPES, processors
+from iroot.kernels.rehearsal import rehearse
+from iroot.kernels.step_passes import Squared, apply, combine, normalised
+from iroot.kernels.symmetric import device_programs
+from iroot.kernels.symmetric_sum import UNSCALED, Factors, Scaling, Terms, symmetric_sums
+from iroot.kernels.tiling import GRADED_TILINGS, Tiling, choose_tiling
+from iroot.odd_steps import FROBENIUS, OddStep, StepBound
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProductPlan:
+    """How the symmetric products and the full ones are cut."""
+
+    tiling: Tiling
+    blocking: Blocking
+
+
+@lru_cache(maxsize=1024)
+def choose_product_plan(m: int, n: int, batches: int, *, processors: int) -> ProductPlan:
+    """Those whose busiest multiprocessor has least to do."""
+    return ProductPlan(
+        tiling=choose_tiling(m, batches, processors=processors, choices=GRADED_TILINGS),
+        blocking=choose_blocking(m, n, batches, processors=processors),
+    )
+
+
+def odd_products(
+    G: Tensor,
+    steps: Sequence[OddStep],
+    *,
+    bound: StepBound = FROBENIUS,
+    dtype: torch.dtype,
+    plan: ProductPlan | None = None,
+) -> Tensor:
+    """X <- X q(X X^T) for every step, from X = G / bound; a zero matrix gives zero.
+
+    ||G||_F is summed in float64, and every matrix of a step is rounded once to `dtype` from float32 sums. The first
+    call of a shape must not be recorded in a CUDA graph: it compiles the kernels and uploads their tiles.
+
+    Args:
+        G: (..., m, n) bfloat16, float16 or float32, any strides.
+        steps: at least one.
+        bound: what G is divided by.
+        dtype: of the operands and the result, bfloat16 or float16.
+        plan: kernel configurations; by default `choose_product_plan`'s.
+
+    Returns:
+        (..., m, n) in `dtype`, a view into rows padded to 64 bytes, or of a tall G its transpose.
+
+    Raises:
+        InvalidInputError: G or dtype is not of these dtypes, G has no rows or columns, or there are no steps.
+    """
+    if G.ndim < 2 or 0 in G.shape[-2:] or G.dtype not in TRITON_DTYPES or dtype not in OPERAND_DTYPES:
+        raise InvalidInputError(
+            "odd steps need (..., m, n) bfloat16, float16 or float32 with m, n >= 1 and products in bfloat16 or "
+            f"float16, got {tuple(G.shape)} {G.dtype} and {dtype}"
+        )
+    if not steps:
+        raise InvalidInputError("odd steps need at least one step, got none")
+    if G.shape[-2] > G.shape[-1]:
+        return odd_products(G.mT, steps, bound=bound, dtype=dtype, plan=plan).mT
+    if G.numel() == 0:
+        return torch.empty_like(G, dtype=dtype)
+    matrix = G.reshape(-1, *G.shape[-2:])
+    batches, m, n = matrix.shape
+    chosen = plan or choose_product_plan(m, n, batches, processors=processors(G.device))
+    iteration = _Iteration(bound, chosen)
+    run = partial(iteration.run, matrix, steps, dtype)
+    forms = tuple(step.degree for step in steps)
+    rehearse(("odd_products", matrix.shape, matrix.stride(), G.dtype, dtype, forms, bound.norm, chosen), run, G.device)
+    return run().reshape(G.shape) if G.ndim != 3 else run()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Basis:
+    """Z, or what it is a polynomial of: Z = stretch u A + shift I.
+
+    Attributes:
+        A: (batches, n, n).
+        square: what A A and A are multiplied by in sums: u^2 and u, or nothing.
+        later: what A is multiplied by in sums with other products.
+        unit: (batches,) float32, u; None where it is 1.
+        root: u^(1/2) as far as the host knows it.
+        squared: A^2 for a u that is taken from it; None: u is known before A A is written.
+    """
+
+    A: Tensor
+    stretch: float = 1.0
+    shift: float = 0.0
+    square: Scaling = UNSCALED
+    later: Scaling = UNSCALED
+    unit: Tensor | None = None
+    root: float = 1.0
+    squared: Squared | None = None
+
+    def terms(self, terms: Terms) -> Terms:
+        """The same sum with A in Z's place."""
+        return replace(terms, Z=terms.Z * self.stretch, identity=terms.identity + terms.Z * self.shift)
+
+    def quadratic(self, terms: Terms) -> Terms:
+        """P Z^2 + Z Z with A^2 and A in their places."""
+        linear = 2.0 * terms.P * self.shift + terms.Z
+        constant = (terms.P * self.shift + terms.Z) * self.shift
+        return Terms(P=terms.P * self.stretch**2, Z=linear * self.stretch, identity=constant)
+
+
+class _Iteration:
+    """The steps of one call."""
+
+    def __init__(self, bound: StepBound, plan: ProductPlan) -> None:
+        self._bound = bound
+        self._tiling = plan.tiling
+        self._blocking = plan.blocking
+
+    def run(self, G: Tensor, steps: Sequence[OddStep], dtype: torch.dtype) -> Tensor:
+        """X of G (batches, m, n), m <= n."""
+        X = normalised(G, self._bound, dtype)
+        basis_of: Callable[[Tensor, OddStep], _Basis] = self._first_basis
+        for step in steps:
+            basis = basis_of(X, step)
+            B = self._polynomial(step, basis)
+            factors = (basis.root, basis.root * step.constant)
+            X = apply(B, X, factors, self._blocking, unit=basis.unit)
+            basis_of = self._basis
+        return X
+
+    def _basis(self, X: Tensor, step: OddStep) -> _Basis:
+        terms = Terms(P=step.stretch, identity=step.shift)
+        (Z,) = symmetric_sums(Factors(M=X, N=X), (terms,), self._tiling)
+        return _Basis(A=Z)
+
+    def _first_basis(self, X: Tensor, step: OddStep) -> _Basis:
+        """A = X X^T with ||X||_F = m^(1/2), divided by the square of the bound wherever it is used."""
+        batches, m, _ = X.shape
+        norm, margin = self._bound.norm, self._bound.margin
+        if norm == "frobenius":
+            (A,) = symmetric_sums(Factors(M=X, N=X), (Terms(),), self._tiling)
+            return _Basis(A=A, stretch=step.stretch / m, shift=step.shift, root=m**-0.5)
+        tiles = device_programs(m, batches, self._tiling.block, self._tiling.tail, X.device).shape[0] // batches
+        norms, square_norms = torch.empty(2, batches, tiles, dtype=torch.float32, device=X.device)
+        unit = torch.empty(batches, dtype=torch.float32, device=X.device)
+        (A,) = symmetric_sums(Factors(M=X, N=X), (Terms(),), self._tiling, squares=norms)
+        later = Scaling(kind="later", unit=unit)
+        first = Scaling(kind="first", norms=norms, unit=unit, margin=margin)
+        basis = _Basis(A=A, stretch=step.stretch, shift=step.shift, square=first, later=later, unit=unit)
+        if norm == "gram":
+            return basis
+        limited = Scaling(kind="limited", norms=norms)
+        (square,) = symmetric_sums(
+            Factors(M=A, N=A), (Terms(),), self._tiling, scaling=limited, squares=square_norms
+        )  # fmt: skip
+        return replace(basis, squared=Squared(A=A, square=square, norms=norms, square_norms=square_norms))
+
+    def _polynomial(self, step: OddStep, basis: _Basis) -> Tensor:
+        """B = q(X X^T) - a I."""
+        last = Terms(P=1.0, R=step.last.R, S=step.last.S, Z=step.last.Z)
+        if step.degree == 5:
+            (B,) = self._quadratics(basis, (Terms(P=step.last.S, Z=step.last.Z),))
+            return B
+        M, S = self._quadratics(basis, (Terms(P=step.inner.S, Z=step.inner.Z), Terms()))
+        factors = Factors(M=S, N=M, S=S, Z=basis.A)
+        if step.degree == 17:
+            left = Terms(S=step.left.S, Z=step.left.Z)
+            L, R = self._sums(basis, factors, (left, Terms(S=step.right)))
+            factors, last = Factors(M=L, N=R, R=R, S=S, Z=basis.A), replace(last, P=step.sign)
+        (B,) = self._sums(basis, factors, (last,))
+        return B
+
+    def _quadratics(self, basis: _Basis, sums: tuple[Terms, ...]) -> tuple[Tensor, ...]:
+        """P Z^2 + Z Z for each of the sums."""
+        rewritten = tuple(map(basis.quadratic, sums))
+        if basis.squared is not None:
+            assert basis.unit is not None
+            return combine(basis.squared, rewritten, basis.unit, margin=self._bound.margin)
+        factors = Factors(M=basis.A, N=basis.A, Z=basis.A)
+        return symmetric_sums(factors, rewritten, self._tiling, scaling=basis.square)
+
+    def _sums(self, basis: _Basis, factors: Factors, sums: tuple[Terms, ...]) -> tuple[Tensor, ...]:
+        return symmetric_sums(factors, tuple(map(basis.terms, sums)), self._tiling, scaling=basis.later)
+
+
+def reference_products(
+    G: Tensor, steps: Sequence[OddStep], *, bound: StepBound = FROBENIUS, dtype: torch.dtype = torch.float64
+) -> Tensor:
+    """What `odd_products` computes, by the library in float64, every matrix rounded once to `dtype`."""
+
+    def rounded(A: Tensor) -> Tensor:
+        return A.to(dtype).double()
+
+    m = min(G.shape[-2:])
+    X = G.double() if G.shape[-2] <= G.shape[-1] else G.double().mT
+    margin = bound.margin if bound.norm == "frobenius" else 1.0
+    divisor = margin * torch.linalg.matrix_norm(X, keepdim=True) + bound.epsilon
+    X = rounded(X * (m**0.5 / divisor.clamp_min(1e-300)))
+    A = X @ X.mT
+    if bound.norm == "frobenius":
+        u = torch.full_like(divisor, 1.0 / m)
+    elif bound.norm == "gram":
+        u = 1.0 / (bound.margin**2 * torch.linalg.matrix_norm(A, keepdim=True)).clamp_min(1e-12)
+    else:
+        u = 1.0 / (bound.margin**2 * torch.linalg.matrix_norm(A @ A, keepdim=True).sqrt()).clamp_min(1e-12)
+    for step in steps:
+        B = _reference_polynomial(step, rounded(A), u, rounded)
+        X = rounded(u.sqrt() * (step.constant * X + B @ X))
+        A, u = X @ X.mT, torch.ones_like(u)
+    return X if G.shape[-2] <= G.shape[-1] else X.mT
+
+
+def _reference_polynomial(step: OddStep, A: Tensor, u: Tensor, rounded: Callable[[Tensor], Tensor]) -> Tensor:
+    Z = step.stretch * u * A + step.shift * torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+    if step.degree == 5:
+        return rounded(step.last.S * Z @ Z + step.last.Z * Z)
+    S = rounded(Z @ Z)
+    M = rounded(step.inner.S * Z @ Z + step.inner.Z * Z)
+    if step.degree == 9:
+        return rounded(S @ M + step.last.S * S + step.last.Z * Z)
+    W = S @ M
+    L, R = rounded(W + step.left.S * S + step.left.Z * Z), rounded(W + step.right * S)
+    return rounded(step.sign * L @ R + step.last.R * R + step.last.S * S + step.last.Z * Z)
