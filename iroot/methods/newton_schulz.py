@@ -12,7 +12,6 @@ from functools import cached_property
 
 from torch import Tensor
 
-from iroot.coefficients import NamedTable
 from iroot.errors import InvalidInputError, UnknownNameError
 from iroot.methods._polar import (
     NORMALISATIONS,
@@ -50,18 +49,17 @@ class NewtonSchulzOptions:
             raise InvalidInputError(f"steps must be an integer, got {self.steps!r}")
         if self.normalisation is not None and self.normalisation not in NORMALISATIONS:
             raise UnknownNameError("normalisation", self.normalisation, NORMALISATIONS)
-        self.recipe()
+        self._recipe  # noqa: B018  (validates, and spares torch.compile the file)
 
     def recipe(self) -> Recipe:
         """The iteration these options ask for."""
-        table = self._table
-        own: Normalisation = "square" if table.made_for == "square" else "gram"
-        return Recipe(steps=quintics(table.take(self.steps)), normalisation=self.normalisation or own)
+        return self._recipe
 
     @cached_property
-    def _table(self) -> NamedTable:
-        # Once per record: torch.compile does not follow the look-up.
-        return find_table(self.coefficients)
+    def _recipe(self) -> Recipe:
+        table = find_table(self.coefficients)
+        own: Normalisation = "square" if table.made_for == "square" else "gram"
+        return Recipe(steps=quintics(table.take(self.steps)), normalisation=self.normalisation or own)
 
 
 def newton_schulz(operands: Operands, ops: Ops, options: NewtonSchulzOptions) -> Tensor:
