@@ -25,7 +25,7 @@ from iroot.kernels.mainloop import place_in_strips
 from iroot.kernels.multiply_add import Blocking
 from iroot.kernels.operands import TRITON_DTYPES, descriptor, load_block, processors
 from iroot.kernels.rehearsal import on_grid
-from iroot.kernels.symmetric_sum import Terms, empty_rows, limit_of, unit_of
+from iroot.kernels.symmetric_sum import Terms, empty_rows, limit_of, power_of_two, unit_of
 from iroot.kernels.words import total_of
 from iroot.odd_steps import StepBound
 
@@ -131,7 +131,7 @@ def combine_kernel(
         tl.store(out_2 + place, tl.where(i == j, value + of_i_2, value).to(DTYPE), mask=inside)
 
 
-@triton.jit(do_not_specialize=["row_blocks", "column_blocks"])
+@triton.jit(do_not_specialize=["row_blocks", "column_blocks", "depth"])
 def apply_kernel(
     b,  # (batches, m, m)
     x,  # (batches, m, n) in blocks of the loop
@@ -180,7 +180,7 @@ def normalised(G: Tensor, bound: StepBound, dtype: torch.dtype) -> Tensor:
     margin = bound.margin if bound.norm == "frobenius" else 1.0
     on_grid(scale_kernel, (tiles, batches))(
         G, *G.stride(), parts, count, X, X.stride(1), m, n, margin, m**0.5, bound.epsilon,
-        COUNT=triton.next_power_of_2(count), ROWS=_ROWS, COLUMNS=_COLUMNS, DTYPE=TRITON_DTYPES[dtype], OVERLAP=overlap,
+        COUNT=power_of_two(count), ROWS=_ROWS, COLUMNS=_COLUMNS, DTYPE=TRITON_DTYPES[dtype], OVERLAP=overlap,
         num_warps=8, launch_pdl=overlap,
     )  # fmt: skip
     return X
@@ -208,7 +208,7 @@ def combine(known: Squared, sums: tuple[Terms, ...], unit: Tensor, *, margin: fl
         known.A, known.square, outputs[0], outputs[1] if len(sums) > 1 else None, known.A.stride(1),
         known.norms, known.square_norms, count, unit, n, margin,
         *(value for terms in (sums[0], sums[-1]) for value in (terms.P, terms.Z, terms.identity)),
-        COUNT=triton.next_power_of_2(count), ROWS=rows, COLUMNS=columns, DTYPE=TRITON_DTYPES[dtype], OVERLAP=overlap,
+        COUNT=power_of_two(count), ROWS=rows, COLUMNS=columns, DTYPE=TRITON_DTYPES[dtype], OVERLAP=overlap,
         num_warps=4, launch_pdl=overlap, enable_fp_fusion=False,
     )  # fmt: skip
     return tuple(outputs)

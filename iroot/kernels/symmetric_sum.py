@@ -138,7 +138,7 @@ def _columns(
     return total
 
 
-@triton.jit(do_not_specialize=["tiles", "count"])
+@triton.jit(do_not_specialize=["tiles", "count", "depth"])
 def sum_kernel(
     programs,  # (number of programs, 4) int32: see tiling.Program
     left, right, right_tail,  # (batches, n, depth) in strips of rows; right is left for a square
@@ -313,13 +313,18 @@ def symmetric_sums(
         squares, scaling.norms, scaling.unit, programs.shape[0] // batches, scaling.count, scaling.margin, depth,
         *sums[0].values, *sums[-1].values,
         SCALING=_KINDS[scaling.kind].value, Z_TWICE=len(sums) > 1 and sums[1].Z != 0.0,
-        COUNT=triton.next_power_of_2(max(scaling.count, 1)), BLOCK=block, TAIL=tail, SLICE=width, BLOCK_K=block_k,
+        COUNT=power_of_two(scaling.count), BLOCK=block, TAIL=tail, SLICE=width, BLOCK_K=block_k,
         DTYPE=TRITON_DTYPES[factors.M.dtype], OVERLAP=overlap, EARLY=tiling.lets_next_in,
         num_warps=tiling.warps, num_stages=tiling.stages, launch_pdl=overlap,
         # Slices must round alike for tiles on the diagonal to stay symmetric to the last bit.
         enable_fp_fusion=False,
     )  # fmt: skip
     return tuple(outputs)
+
+
+def power_of_two(count: int) -> int:
+    """One that holds `count` values; the same for most shapes, so that they share a kernel."""
+    return max(1024, 1 << (count - 1).bit_length())
 
 
 def _blocks(A: Tensor | None, rows: int, columns: int) -> TensorDescriptor | None:

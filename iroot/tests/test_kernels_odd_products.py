@@ -18,11 +18,11 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type == "cpu":  # read when the kernels are defined, and again when they run
     os.environ["TRITON_INTERPRET"] = "1"
 from iroot.kernels.multiply_add import BLOCKINGS, Blocking  # noqa: E402
+from iroot.kernels.odd_persistent import reference_odd_steps  # noqa: E402
 from iroot.kernels.odd_products import (  # noqa: E402
     ProductPlan,
     choose_product_plan,
     odd_products,
-    reference_products,
 )
 from iroot.kernels.symmetric_sum import Factors, Scaling, Terms, symmetric_sums  # noqa: E402
 from iroot.kernels.tiling import GRADED_TILINGS, Tiling, schedule  # noqa: E402
@@ -75,8 +75,8 @@ def conditioned(*shape: int, smallest: float = 0.1, dtype: torch.dtype = HALF) -
 
 def symmetric(n: int, dtype: torch.dtype = HALF) -> Tensor:
     A = gaussian(2, n, n, dtype=SINGLE)
-    A = (A + A.mT) / (3.0 * n**0.5)
-    return A.to(dtype)
+    twice: Tensor = (A + A.mT) / (3.0 * n**0.5)
+    return twice.to(dtype)
 
 
 def smallest_with_wide_tiles(tiling: Tiling) -> int:
@@ -93,8 +93,8 @@ def error(X: Tensor, exact: Tensor) -> float:
 
 def allowed(G: Tensor, taken: tuple[OddStep, ...], bound: StepBound, dtype: torch.dtype) -> float:
     """1.3 times the error of one rounding per matrix; the interpreter cuts bfloat16 off instead, up to a step lower."""
-    exact = reference_products(G, taken, bound=bound)
-    rounding = error(reference_products(G, taken, bound=bound, dtype=dtype), exact)
+    exact = reference_odd_steps(G.double(), taken, bound=bound)
+    rounding = error(reference_odd_steps(G, taken, bound=bound, dtype=dtype), exact)
     cut = dtype is BRAIN and DEVICE.type == "cpu"
     return max(5.0 * rounding, 0.03) if cut else max(1.3 * rounding, 1e-3)
 
@@ -174,7 +174,7 @@ def test_matches_float64(
     G, taken, bound = conditioned(*shape, dtype=source), schedule_of(*degrees), bound_of(norm)
     X = odd_products(G, taken, bound=bound, dtype=dtype, plan=PLANS[plan])
     assert (X.shape, X.dtype) == (G.shape, dtype)
-    assert error(X, reference_products(G, taken, bound=bound)) <= allowed(G, taken, bound, dtype)
+    assert error(X, reference_odd_steps(G.double(), taken, bound=bound)) <= allowed(G, taken, bound, dtype)
 
 
 def test_the_reference_steps_singular_values() -> None:
@@ -191,13 +191,13 @@ def test_the_reference_steps_singular_values() -> None:
         for step in taken:
             values = step.at(values)
         exact = (U * torch.from_numpy(values)) @ V
-        assert error(reference_products(G, taken, bound=bound_of(norm)), exact) < 1e-12
+        assert error(reference_odd_steps(G.double(), taken, bound=bound_of(norm)), exact) < 1e-12
 
 
 def test_published_quintics_on_a_gaussian() -> None:
     G, bound = gaussian(96, 96, dtype=BRAIN), StepBound(epsilon=1e-7)
     X = odd_products(G, YOU, bound=bound, dtype=HALF, plan=PLANS["small"])
-    assert error(X, reference_products(G, YOU, bound=bound)) <= allowed(G, YOU, bound, HALF)
+    assert error(X, reference_odd_steps(G.double(), YOU, bound=bound)) <= allowed(G, YOU, bound, HALF)
 
 
 def test_repeated_and_strided_calls_agree_to_the_last_bit() -> None:
@@ -229,7 +229,7 @@ def test_rank_one_in_float16(norm: str) -> None:
     u, v = (gaussian(256, k + 1, dtype=SINGLE)[:, k] for k in range(2))
     G, taken = torch.outer(u, v).to(HALF), steps(5, 9, lower=0.3)
     X = odd_products(G, taken, bound=bound_of(norm), dtype=HALF, plan=PLANS["plain"])
-    exact = reference_products(G, taken, bound=bound_of(norm))
+    exact = reference_odd_steps(G.double(), taken, bound=bound_of(norm))
     assert error(X, exact) < 0.01
     assert float(exact.norm()) == pytest.approx(1.0, abs=0.2)
 
@@ -243,7 +243,7 @@ def test_extreme_scales(dtype: torch.dtype, size: float) -> None:
     signs = gaussian(2, 40, 48, dtype=SINGLE).sign()
     taken, bound = schedule_of(9), bound_of("schatten8")
     X = odd_products((signs * size).to(dtype), taken, bound=bound, dtype=HALF, plan=PLANS["small"])
-    assert error(X, reference_products(signs, taken, bound=bound)) < 2e-3
+    assert error(X, reference_odd_steps(signs.double(), taken, bound=bound)) < 2e-3
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -281,7 +281,7 @@ def test_on_the_gpu(shape: tuple[int, ...], norm: str) -> None:
     """Twenty calls in a row, each against the first."""
     G, taken, bound = gaussian(*shape), steps(5, 17, 17, lower=0.003), bound_of(norm)
     first = odd_products(G, taken, bound=bound, dtype=HALF)
-    assert error(first, reference_products(G, taken, bound=bound)) <= allowed(G, taken, bound, HALF)
+    assert error(first, reference_odd_steps(G.double(), taken, bound=bound)) <= allowed(G, taken, bound, HALF)
     assert all(torch.equal(odd_products(G, taken, bound=bound, dtype=HALF), first) for _ in range(20))
 
 
