@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -18,6 +18,7 @@ from harness import stats
 from harness.records import (
     CaseSummary,
     Comparison,
+    GrownRecord,
     MachineIdentity,
     Outcome,
     Record,
@@ -44,6 +45,11 @@ Count = Annotated[int, Field(ge=0)]
 def noise_limit(threshold: float) -> float:
     """The largest tau, raised by noise, at which a case may be called `unchanged` or surely not slower; fractions."""
     return max(threshold, min(RAISED * threshold, MOST_TAU))
+
+
+def level_text(level: float) -> str:
+    """A planted slowdown, with all its digits: `2.5 %`."""
+    return f"{100 * level:g} %"
 
 
 class CaseNoise(Record):
@@ -83,8 +89,20 @@ class PowerPoint(Record):
         return stats.clopper_pearson(self.called, self.cases)
 
 
-class Qualification(Record):
-    """The outcome of `iroot bench qualify` for one machine and manifest. Counts are of gating cases."""
+class NotMeasured(Record):
+    """What a qualification was asked for and lacks: A/A measurements, and planted slowdowns in their order."""
+
+    repeats: Count = 0
+    levels: tuple[float, ...] = ()
+
+
+class Qualification(GrownRecord):
+    """The outcome of `iroot bench qualify` for one machine and manifest. Counts are of gating cases.
+
+    It is stored after every measurement: one that was interrupted lacks those named in `not_measured`.
+    """
+
+    LATER: ClassVar[tuple[str, ...]] = ("not_measured",)
 
     qualification_id: str
     created_at: str
@@ -102,6 +120,38 @@ class Qualification(Record):
     cases: tuple[CaseNoise, ...]
     power: tuple[PowerPoint, ...]
     runs: tuple[str, ...]
+    """Reference and candidate of every measurement, A/A first, then `power`."""
+    not_measured: NotMeasured = NotMeasured()
+
+    @property
+    def finished(self) -> bool:
+        """Whether everything asked for was measured."""
+        return self.not_measured == NotMeasured()
+
+    @property
+    def measurements(self) -> int:
+        """Measurements of A against A that are complete, with and without planted slowdowns."""
+        return len(self.runs) // 2
+
+    @property
+    def repeats(self) -> int:
+        """A/A measurements asked for."""
+        return self.measurements - len(self.power) + self.not_measured.repeats
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Planted slowdowns asked for."""
+        return (*(point.planted for point in self.power), *self.not_measured.levels)
+
+    @property
+    def lacking(self) -> str:
+        """`not_measured` in words; empty where it is finished."""
+        missing, parts = self.not_measured, []
+        if missing.repeats:
+            parts.append(f"{missing.repeats} of {self.repeats} A/A measurements")
+        if missing.levels:
+            parts.append(f"planted slowdowns of {', '.join(map(level_text, missing.levels))}")
+        return " and ".join(parts)
 
     @property
     def false_positive_interval(self) -> tuple[float, float]:
@@ -125,7 +175,8 @@ class Qualification(Record):
         low, high = self.false_positive_interval
         rate = f"{self.called} of {self.trials} A/A verdicts called a difference (95 %: {low:.1%} … {high:.1%})"
         state = "Unfit machine" if self.called else "Too noisy" if self.noisy else "Fit"
-        return f"{state}: {rate}, {self.unchanged} unchanged"
+        rest = "" if self.finished else f"; unfinished, not measured: {self.lacking}"
+        return f"{state}: {rate}, {self.unchanged} unchanged{rest}"
 
 
 def case_noise(nulls: Sequence[tuple[RunSummary, RunSummary]]) -> tuple[CaseNoise, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table as TerminalTable
@@ -12,26 +13,45 @@ from harness.report import format as text
 from harness.report.tables import Column, Table, build
 
 
-def _share(point: PowerPoint) -> str:
-    return f"{point.called} of {point.cases}"
+@dataclass(frozen=True, kw_only=True)
+class _Level:
+    """A planted slowdown that was asked for, and what was found of it; None: it was not measured."""
+
+    planted: float
+    point: PowerPoint | None = None
+
+
+def _levels(qualification: Qualification) -> list[_Level]:
+    measured = [_Level(planted=point.planted, point=point) for point in qualification.power]
+    return [*measured, *(_Level(planted=level) for level in qualification.not_measured.levels)]
+
+
+def _of_point(figure: Callable[[PowerPoint], str]) -> Callable[[_Level], str]:
+    return lambda level: text.DASH if level.point is None else figure(level.point)
+
+
+def _share(level: _Level) -> str:
+    return "not measured" if level.point is None else f"{level.point.called} of {level.point.cases}"
 
 
 def _interval(point: PowerPoint) -> str:
+    if not point.cases:
+        return text.DASH
     low, high = point.interval
     return f"{text.percent(low)} … {text.percent(high)}"
 
 
-_POWER: tuple[Column[PowerPoint], ...] = (
-    Column(title="Planted", cell=lambda p: text.percent(p.planted)),
-    Column(title="Measured effect", cell=lambda p: text.percent(p.effect)),
+_POWER: tuple[Column[_Level], ...] = (
+    Column(title="Planted", cell=lambda level: text.percent(level.planted)),
+    Column(title="Measured effect", cell=_of_point(lambda point: text.percent(point.effect))),
     Column(title="Called", cell=_share),
-    Column(title="95 % interval", cell=lambda p: _interval(p) if p.cases else text.DASH),
+    Column(title="95 % interval", cell=_of_point(_interval)),
 )
 
 
 def power_table(qualification: Qualification) -> Table:
     """How many cases were called regressed at each planted slowdown."""
-    return build(qualification.power, _POWER)
+    return build(_levels(qualification), _POWER)
 
 
 def noise_table(qualification: Qualification) -> Table:

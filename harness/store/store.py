@@ -88,10 +88,20 @@ class Store:
         return comparison_id
 
     def save_qualification(self, qualification: Qualification) -> None:
-        """Keep what was found of this machine; creates the file if there is none."""
+        """Keep what was found of this machine, as the last; creates the file if there is none.
+
+        One of the same id is replaced: the same qualification, with more measured.
+        """
         with self._database.writing(create=True) as connection:
-            ((position,),) = execute(connection, "select count(*) from qualification")
-            rows.insert(connection, "qualification", [rows.qualification_row(qualification, position)])
+            ((position,),) = execute(connection, "select coalesce(max(position) + 1, 0) from qualification")
+            row = rows.qualification_row(qualification, position)
+            found = "select 1 from qualification where qualification_id = ?"
+            if execute(connection, found, [qualification.qualification_id]):
+                change = "update qualification set position = $position, record = $record where qualification_id = $id"
+                values = {"position": position, "record": row["record"], "id": qualification.qualification_id}
+                execute(connection, change, values)
+            else:
+                rows.insert(connection, "qualification", [row])
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -167,11 +177,14 @@ class Store:
             return queries.select_comparisons(connection, run_id)
 
     def qualification(self, machine: MachineIdentity, manifest: str) -> Qualification | None:
-        """The last qualification of this very machine (like hardware, the same unit) for a manifest, or None."""
+        """The last qualification of this very machine for a manifest, or None."""
+        return next(iter(self.qualifications(machine, manifest)), None)
+
+    def qualifications(self, machine: MachineIdentity, manifest: str) -> list[Qualification]:
+        """Those of this very machine (like hardware, the same unit) for a manifest, the last saved first."""
         with self._database.reading() as connection:
             found = queries.select_qualifications(connection, machine.machine_class, manifest)
-        fitting = (q for q in found if not q.machine.differences(machine) and q.machine.uuid == machine.uuid)
-        return next(fitting, None)
+        return [q for q in found if not q.machine.differences(machine) and q.machine.uuid == machine.uuid]
 
     # --- inside a transaction --------------------------------------------------------------------------------------
 
