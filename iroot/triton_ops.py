@@ -18,7 +18,9 @@ from iroot.kernels.families import is_served
 from iroot.kernels.graded_root import graded_root, square_bound
 from iroot.kernels.multiply_add import beats_addmm, multiply_add
 from iroot.kernels.odd_persistent import persistent_odd_steps
-from iroot.kernels.operands import OPERAND_DTYPES, processors
+from iroot.kernels.odd_persistent import suits as suits_persistent
+from iroot.kernels.odd_products import odd_products
+from iroot.kernels.operands import OPERAND_DTYPES, TRITON_DTYPES, processors
 from iroot.kernels.symmetric import Terms, symmetric_product
 from iroot.odd_steps import OddStep, StepBound
 from iroot.precision import Precision
@@ -36,9 +38,6 @@ _EAGER_FLOPS = 1e11
 
 # One launch has a whole matrix's work from here on; smaller ones were not measured.
 _SMALLEST_FUSED = 128
-
-# Up to here products are shorter than their launches; larger ones take tiles of their own.
-_LARGEST_STEPS = 1024
 
 
 def serves(precision: Precision, device: torch.device) -> bool:
@@ -145,19 +144,28 @@ class TritonOps(FloatingOps):
         return graded_root(A, scale, steps, p=p, eps=eps, dtype=self.storage)
 
     def odd_steps(self, G: Tensor, steps: Sequence[OddStep], bound: StepBound) -> Tensor | None:
-        """All steps in one kernel whose programs meet between products, for short products and quintics."""
-        if not self._suits_steps(G) or bound.norm == "schatten8" or any(step.degree != 5 for step in steps):
+        """All steps in one kernel whose programs meet between products, or larger ones in a launch per product."""
+        if not self._suits_steps(G):
             return None
-        # Two launches for thirty: eager calls take them too.
-        if self._choose(("odd_steps", G.shape, G.stride(), tuple(steps), bound), math.inf) == "library":
+        layout = G.shape, G.stride(), G.dtype, bound.norm
+        m, n = G.shape[-2:]
+        if suits_persistent(m, n, G.shape[:-2].numel(), processors(G.device)):
+            # Two launches for thirty: eager calls take them too. The coefficients are uploaded before a capture.
+            if self._choose(("odd_persistent", *layout, tuple(steps)), math.inf) == "library":
+                return None
+            return persistent_odd_steps(G, steps, bound=bound, dtype=self.storage)
+        degrees = tuple(step.degree for step in steps)
+        choice = self._choose(("odd_products", *layout, degrees), 2.0 * G.numel() * min(m, n))
+        if choice == "library":
             return None
-        return persistent_odd_steps(G, steps, bound=bound)
+        result = odd_products(G, steps, bound=bound, dtype=self.storage)
+        return result if choice == "kernel" else None
 
     def _suits_steps(self, G: Tensor) -> bool:
-        if torch.compiler.is_compiling() or G.dtype != self.storage or G.numel() == 0:
+        if torch.compiler.is_compiling() or G.dtype not in TRITON_DTYPES or G.numel() == 0:
             return False
         recording = torch.is_grad_enabled() and G.requires_grad
-        return not recording and min(G.shape[-2:]) >= _SMALLEST_FUSED and max(G.shape[-2:]) <= _LARGEST_STEPS
+        return not recording and min(G.shape[-2:]) >= _SMALLEST_FUSED
 
     def _suits_fused(self, A: Tensor) -> bool:
         if torch.compiler.is_compiling() or A.dtype is not torch.float32 or A.numel() == 0:

@@ -1,0 +1,109 @@
+"""Which kernels of odd steps a call takes, and that all of them and the library's products agree."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from torch import Tensor
+
+from iroot.methods._polar import NORMALISATIONS, Normalisation, Recipe, polar_factor
+from iroot.odd_steps import FROBENIUS
+from iroot.ops import make_ops
+from iroot.polar_schedules import polar_schedule
+from iroot.precision import get_precision
+from iroot.registry import Operands
+from iroot.tests.test_polar import DEVICE, distance, posed
+
+if DEVICE.type == "cpu":  # read when the kernels are defined, and again when they run
+    os.environ["TRITON_INTERPRET"] = "1"
+
+from iroot import triton_ops
+from iroot.triton_ops import TritonOps
+
+RECIPE = Recipe(
+    steps=polar_schedule(0.05, steps=3, degrees=(5, 9, 17), safety=1.02), normalisation="schatten8", margin=1.02
+)
+KERNELS = ("persistent_odd_steps", "odd_products")
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The kernels that were taken, by name; small matrices take them too."""
+    taken: list[str] = []
+
+    def counted(name: str) -> None:
+        kernel = getattr(triton_ops, name)
+
+        def run(G: Tensor, *args: object, **options: object) -> Tensor:
+            taken.append(name)
+            result: Tensor = kernel(G, *args, **options)
+            return result
+
+        monkeypatch.setattr(triton_ops, name, run)
+
+    for name in KERNELS:
+        counted(name)
+    monkeypatch.setattr(triton_ops, "_SMALLEST_FUSED", 16)
+    return taken
+
+
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_ops, "suits_persistent", lambda *sizes: False)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_every_dtype_of_g_takes_them(
+    kernel: str, dtype: torch.dtype, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kernel == "odd_products":
+        large(monkeypatch)
+    ops = TritonOps(get_precision("fp16"), DEVICE, launches="free")
+    for G in (posed(64, 32).to(dtype), posed(2, 32, 64).to(dtype)):
+        X = polar_factor(Operands(A=G), ops, RECIPE)
+        exact = polar_factor(Operands(A=G.double()), make_ops("fp64", DEVICE), RECIPE)
+        assert X.shape == G.shape
+        assert X.dtype == dtype
+        assert distance(X, exact) < (0.003 if dtype != torch.bfloat16 else 0.006)
+    assert calls == [kernel] * 2
+
+
+def test_a_scale_beyond_float16(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    ops = TritonOps(get_precision("fp16"), DEVICE, launches="free")
+    G = posed(32, 64).float()
+    plain = polar_factor(Operands(A=G), ops, RECIPE)
+    for scale in (1e8, 1e-8):
+        assert distance(polar_factor(Operands(A=G * scale), ops, RECIPE), plain.double()) < 0.002
+    large(monkeypatch)
+    for scale in (1.0, 1e8, 1e-8):
+        assert distance(polar_factor(Operands(A=G * scale), ops, RECIPE), plain.double()) < 0.002
+    assert calls == [KERNELS[0]] * 3 + [KERNELS[1]] * 3
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_only_the_row_sums_have_no_kernel(normalisation: Normalisation, calls: list[str]) -> None:
+    recipe = Recipe(steps=RECIPE.steps[:1], normalisation=normalisation, margin=1.02)
+    polar_factor(Operands(A=posed(32, 32).half()), TritonOps(get_precision("fp16"), DEVICE), recipe)
+    assert calls == ([] if normalisation == "square" else [KERNELS[0]])
+
+
+def test_eager_calls_of_large_matrices_prepare_the_capture(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products that do not outlast their launches are the library's, but for the first call, which compiles."""
+    large(monkeypatch)
+    ops, G = TritonOps(get_precision("fp16"), DEVICE), posed(32, 32).half()
+    first, second = (ops.odd_steps(G, RECIPE.steps[:1], FROBENIUS) for _ in range(2))
+    assert first is None
+    assert second is None
+    assert calls == [KERNELS[1]]
+    monkeypatch.setattr(ops, "_capturing", lambda: True)
+    assert ops.odd_steps(G, RECIPE.steps[:1], FROBENIUS) is not None
+    assert ops.odd_steps(G.bfloat16(), RECIPE.steps[:1], FROBENIUS) is None
+
+
+def test_what_no_kernel_takes(calls: list[str]) -> None:
+    ops = TritonOps(get_precision("fp16"), DEVICE)
+    for G in (posed(8, 40).half(), posed(32, 32), posed(32, 32).half().requires_grad_()):
+        assert ops.odd_steps(G, RECIPE.steps, FROBENIUS) is None
+    assert not calls
