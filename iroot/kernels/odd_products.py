@@ -27,7 +27,7 @@ from iroot.kernels.operands import OPERAND_DTYPES, TRITON_DTYPES, processors
 from iroot.kernels.rehearsal import rehearse
 from iroot.kernels.step_passes import Squared, apply, combine, normalised
 from iroot.kernels.symmetric import device_programs
-from iroot.kernels.symmetric_sum import UNSCALED, Factors, Scaling, Terms, symmetric_sums
+from iroot.kernels.symmetric_sum import UNSCALED, Matrices, Scaling, SumTerms, symmetric_sums
 from iroot.kernels.tiling import GRADED_TILINGS, Tiling, choose_tiling
 from iroot.odd_steps import FROBENIUS, OddStep, StepBound
 
@@ -118,15 +118,15 @@ class _Basis:
     root: float = 1.0
     squared: Squared | None = None
 
-    def terms(self, terms: Terms) -> Terms:
+    def terms(self, terms: SumTerms) -> SumTerms:
         """The same sum with A in Z's place."""
         return replace(terms, Z=terms.Z * self.stretch, identity=terms.identity + terms.Z * self.shift)
 
-    def quadratic(self, terms: Terms) -> Terms:
+    def quadratic(self, terms: SumTerms) -> SumTerms:
         """P Z^2 + Z Z with A^2 and A in their places."""
         linear = 2.0 * terms.P * self.shift + terms.Z
         constant = (terms.P * self.shift + terms.Z) * self.shift
-        return Terms(P=terms.P * self.stretch**2, Z=linear * self.stretch, identity=constant)
+        return SumTerms(P=terms.P * self.stretch**2, Z=linear * self.stretch, identity=constant)
 
 
 class _Iteration:
@@ -150,8 +150,8 @@ class _Iteration:
         return X
 
     def _basis(self, X: Tensor, step: OddStep) -> _Basis:
-        terms = Terms(P=step.stretch, identity=step.shift)
-        (Z,) = symmetric_sums(Factors(M=X, N=X), (terms,), self._tiling)
+        terms = SumTerms(P=step.stretch, identity=step.shift)
+        (Z,) = symmetric_sums(Matrices(M=X, N=X), (terms,), self._tiling)
         return _Basis(A=Z)
 
     def _first_basis(self, X: Tensor, step: OddStep) -> _Basis:
@@ -159,12 +159,12 @@ class _Iteration:
         batches, m, _ = X.shape
         norm, margin = self._bound.norm, self._bound.margin
         if norm == "frobenius":
-            (A,) = symmetric_sums(Factors(M=X, N=X), (Terms(),), self._tiling)
+            (A,) = symmetric_sums(Matrices(M=X, N=X), (SumTerms(),), self._tiling)
             return _Basis(A=A, stretch=step.stretch / m, shift=step.shift, root=m**-0.5)
         tiles = device_programs(m, batches, self._tiling.block, self._tiling.tail, X.device).shape[0] // batches
         norms, square_norms = torch.empty(2, batches, tiles, dtype=torch.float32, device=X.device)
         unit = torch.empty(batches, dtype=torch.float32, device=X.device)
-        (A,) = symmetric_sums(Factors(M=X, N=X), (Terms(),), self._tiling, squares=norms)
+        (A,) = symmetric_sums(Matrices(M=X, N=X), (SumTerms(),), self._tiling, squares=norms)
         later = Scaling(kind="later", unit=unit)
         first = Scaling(kind="first", norms=norms, unit=unit, margin=margin)
         basis = _Basis(A=A, stretch=step.stretch, shift=step.shift, square=first, later=later, unit=unit)
@@ -172,33 +172,33 @@ class _Iteration:
             return basis
         limited = Scaling(kind="limited", norms=norms)
         (square,) = symmetric_sums(
-            Factors(M=A, N=A), (Terms(),), self._tiling, scaling=limited, squares=square_norms
+            Matrices(M=A, N=A), (SumTerms(),), self._tiling, scaling=limited, squares=square_norms
         )  # fmt: skip
         return replace(basis, squared=Squared(A=A, square=square, norms=norms, square_norms=square_norms))
 
     def _polynomial(self, step: OddStep, basis: _Basis) -> Tensor:
         """B = q(X X^T) - a I."""
-        last = Terms(P=1.0, R=step.last.R, S=step.last.S, Z=step.last.Z)
+        last = SumTerms(P=1.0, R=step.last.R, S=step.last.S, Z=step.last.Z)
         if step.degree == 5:
-            (B,) = self._quadratics(basis, (Terms(P=step.last.S, Z=step.last.Z),))
+            (B,) = self._quadratics(basis, (SumTerms(P=step.last.S, Z=step.last.Z),))
             return B
-        M, S = self._quadratics(basis, (Terms(P=step.inner.S, Z=step.inner.Z), Terms()))
-        factors = Factors(M=S, N=M, S=S, Z=basis.A)
+        M, S = self._quadratics(basis, (SumTerms(P=step.inner.S, Z=step.inner.Z), SumTerms()))
+        matrices = Matrices(M=S, N=M, S=S, Z=basis.A)
         if step.degree == 17:
-            left = Terms(S=step.left.S, Z=step.left.Z)
-            L, R = self._sums(basis, factors, (left, Terms(S=step.right)))
-            factors, last = Factors(M=L, N=R, R=R, S=S, Z=basis.A), replace(last, P=step.sign)
-        (B,) = self._sums(basis, factors, (last,))
+            left = SumTerms(S=step.left.S, Z=step.left.Z)
+            L, R = self._sums(basis, matrices, (left, SumTerms(S=step.right)))
+            matrices, last = Matrices(M=L, N=R, R=R, S=S, Z=basis.A), replace(last, P=step.sign)
+        (B,) = self._sums(basis, matrices, (last,))
         return B
 
-    def _quadratics(self, basis: _Basis, sums: tuple[Terms, ...]) -> tuple[Tensor, ...]:
+    def _quadratics(self, basis: _Basis, sums: tuple[SumTerms, ...]) -> tuple[Tensor, ...]:
         """P Z^2 + Z Z for each of the sums."""
         rewritten = tuple(map(basis.quadratic, sums))
         if basis.squared is not None:
             assert basis.unit is not None
             return combine(basis.squared, rewritten, basis.unit, margin=self._bound.margin)
-        factors = Factors(M=basis.A, N=basis.A, Z=basis.A)
-        return symmetric_sums(factors, rewritten, self._tiling, scaling=basis.square)
+        matrices = Matrices(M=basis.A, N=basis.A, Z=basis.A)
+        return symmetric_sums(matrices, rewritten, self._tiling, scaling=basis.square)
 
-    def _sums(self, basis: _Basis, factors: Factors, sums: tuple[Terms, ...]) -> tuple[Tensor, ...]:
-        return symmetric_sums(factors, tuple(map(basis.terms, sums)), self._tiling, scaling=basis.later)
+    def _sums(self, basis: _Basis, matrices: Matrices, sums: tuple[SumTerms, ...]) -> tuple[Tensor, ...]:
+        return symmetric_sums(matrices, tuple(map(basis.terms, sums)), self._tiling, scaling=basis.later)

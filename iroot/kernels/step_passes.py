@@ -25,7 +25,7 @@ from iroot.kernels.mainloop import place_in_strips
 from iroot.kernels.multiply_add import Blocking
 from iroot.kernels.operands import TRITON_DTYPES, descriptor, load_block, processors
 from iroot.kernels.rehearsal import on_grid
-from iroot.kernels.symmetric_sum import Terms, empty_rows, limit_of, power_of_two, unit_of
+from iroot.kernels.symmetric_sum import SumTerms, empty_rows, limit_of, power_of_two, unit_of
 from iroot.kernels.words import total_of
 from iroot.odd_steps import StepBound
 
@@ -117,8 +117,9 @@ def combine_kernel(
     j = col + tl.arange(0, COLUMNS)[None, :]
     place = (batch.to(tl.int64) * n + i) * pitch + j
     inside = (i < n) & (j < pitch)
-    A = tl.load(a + place, mask=inside, other=0.0).to(tl.float32)
-    square = tl.load(square + place, mask=inside, other=0.0).to(tl.float32)
+    # Beyond n is memory that nobody wrote; vectors are loaded whole.
+    A = tl.where(j < n, tl.load(a + place, mask=inside, other=0.0).to(tl.float32), 0.0)
+    square = tl.where(j < n, tl.load(square + place, mask=inside, other=0.0).to(tl.float32), 0.0)
     tau = limit_of(total_of(norms, batch, count, COUNT))
     u = unit_of(tl.sqrt(tl.sqrt(total_of(square_norms, batch, count, COUNT)) / tau), margin)
     if tl.program_id(0) == 0:
@@ -196,7 +197,7 @@ class Squared:
     square_norms: Tensor
 
 
-def combine(known: Squared, sums: tuple[Terms, ...], unit: Tensor, *, margin: float) -> tuple[Tensor, ...]:
+def combine(known: Squared, sums: tuple[SumTerms, ...], unit: Tensor, *, margin: float) -> tuple[Tensor, ...]:
     """P (u A)^2 + Z u A + I for each of one or two `sums`, and u into `unit`; 1 / u = margin^2 ||A^2||_F^(1/2)."""
     batches, n, _ = known.A.shape
     dtype, device = known.A.dtype, known.A.device

@@ -214,7 +214,7 @@ def sum_kernel(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Terms:
+class SumTerms:
     """The factors of P, R, S, Z and of the identity in a sum."""
 
     P: float = 1.0
@@ -229,7 +229,7 @@ class Terms:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Factors:
+class Matrices:
     """M and N of P = M N^T, and the addends; (batches, n, n), M and N of a Gram product (batches, n, depth)."""
 
     M: Tensor
@@ -277,8 +277,8 @@ def empty_rows(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.de
 
 
 def symmetric_sums(
-    factors: Factors,
-    sums: Sequence[Terms],
+    matrices: Matrices,
+    sums: Sequence[SumTerms],
     tiling: Tiling,
     *,
     scaling: Scaling = UNSCALED,
@@ -289,24 +289,24 @@ def symmetric_sums(
     Entries are float32 sums rounded once. Of two sums, the second should be the one without a term in Z.
 
     Args:
-        factors: 16-bit, of one dtype, rows contiguous and in steps of 16 bytes; the result symmetric.
-        sums: factors of the terms; those of an absent addend are ignored.
+        matrices: 16-bit, of one dtype, rows contiguous and in steps of 16 bytes; the result symmetric.
+        sums: factors of the terms; those of an absent addend are not read.
         tiling: kernel configuration without promotion.
         scaling: scalars that only the device knows.
         squares: (batches, tiles) float32, filled with sums of squares of the first result, which then has no term in I.
     """
-    batches, n, depth = factors.M.shape
-    outputs = [empty_rows((batches, n, n), factors.M.dtype, factors.M.device) for _ in sums]
+    batches, n, depth = matrices.M.shape
+    outputs = [empty_rows((batches, n, n), matrices.M.dtype, matrices.M.device) for _ in sums]
     block, tail, block_k = tiling.block, tiling.tail, tiling.block_k
-    width = _slice_width(tiling, len(sums) + factors.addends)
-    programs = device_programs(n, batches, block, tail, factors.M.device)
-    left = descriptor(factors.M, block, block_k)
-    overlap = factors.M.device.type == "cuda"
+    width = _slice_width(tiling, len(sums) + matrices.addends)
+    programs = device_programs(n, batches, block, tail, matrices.M.device)
+    left = descriptor(matrices.M, block, block_k)
+    overlap = matrices.M.device.type == "cuda"
     second = outputs[1] if len(sums) > 1 else None
     on_grid(sum_kernel, (programs.shape[0],))(
-        programs, left, left if factors.M is factors.N else descriptor(factors.N, block, block_k),
-        descriptor(factors.N, tail, block_k) if tail else None,
-        *(_blocks(A, block, width) for A in (factors.R, factors.S, factors.Z)), _blocks(factors.Z, block, tail),
+        programs, left, left if matrices.M is matrices.N else descriptor(matrices.N, block, block_k),
+        descriptor(matrices.N, tail, block_k) if tail else None,
+        *(_blocks(A, block, width) for A in (matrices.R, matrices.S, matrices.Z)), _blocks(matrices.Z, block, tail),
         _blocks(outputs[0], block, width), _blocks(outputs[0], width, block),
         _blocks(outputs[0], block, tail), _blocks(outputs[0], tail, block),
         _blocks(second, block, width), _blocks(second, width, block),
@@ -314,7 +314,7 @@ def symmetric_sums(
         *sums[0].values, *sums[-1].values,
         SCALING=_KINDS[scaling.kind].value, Z_TWICE=len(sums) > 1 and sums[1].Z != 0.0,
         COUNT=power_of_two(scaling.count), BLOCK=block, TAIL=tail, SLICE=width, BLOCK_K=block_k,
-        DTYPE=TRITON_DTYPES[factors.M.dtype], OVERLAP=overlap, EARLY=tiling.lets_next_in,
+        DTYPE=TRITON_DTYPES[matrices.M.dtype], OVERLAP=overlap, EARLY=tiling.lets_next_in,
         num_warps=tiling.warps, num_stages=tiling.stages, launch_pdl=overlap,
         # Slices must round alike for tiles on the diagonal to stay symmetric to the last bit.
         enable_fp_fusion=False,

@@ -24,7 +24,7 @@ from iroot.kernels.odd_products import (  # noqa: E402
     choose_product_plan,
     odd_products,
 )
-from iroot.kernels.symmetric_sum import Factors, Scaling, Terms, symmetric_sums  # noqa: E402
+from iroot.kernels.symmetric_sum import Matrices, Scaling, SumTerms, symmetric_sums  # noqa: E402
 from iroot.kernels.tiling import GRADED_TILINGS, Tiling, schedule  # noqa: E402
 
 PLAIN, TAIL, SMALL = GRADED_TILINGS
@@ -108,9 +108,9 @@ def test_sums_match_float64(names: str, twice: bool, tiling: Tiling) -> None:
     N = (0.5 * M.double() @ M.double() + M.double()).to(HALF)
     N = torch.tril(N) + torch.tril(N, -1).mT
     addends = {name: symmetric(n).roll(k + 1, dims=0) for k, name in enumerate(names)}
-    both = (Terms(P=0.7, R=-1.5, S=2.0, Z=-0.25, identity=0.5), Terms(P=-1.0, R=0.5, S=0.25, identity=-2.0))
+    both = (SumTerms(P=0.7, R=-1.5, S=2.0, Z=-0.25, identity=0.5), SumTerms(P=-1.0, R=0.5, S=0.25, identity=-2.0))
     taken = both if twice else both[:1]
-    results = symmetric_sums(Factors(M=M, N=N, **addends), taken, tiling)
+    results = symmetric_sums(Matrices(M=M, N=N, **addends), taken, tiling)
     product = M.double() @ N.double()
     product = product.tril() + product.tril(-1).mT
     for terms, result in zip(taken, results, strict=True):
@@ -130,25 +130,25 @@ def test_sums_of_squares_and_scalars(tiling: Tiling) -> None:
     X[1] *= 0.01
     tiles = len(schedule(n, 1, tiling.block, tiling.tail))
     norms, unit = torch.empty(2, tiles, device=DEVICE), torch.empty(2, device=DEVICE)
-    (A,) = symmetric_sums(Factors(M=X, N=X), (Terms(P=0.02),), tiling, squares=norms)
+    (A,) = symmetric_sums(Matrices(M=X, N=X), (SumTerms(P=0.02),), tiling, squares=norms)
     total = A.double().square().sum((-2, -1))
     assert torch.allclose(norms.double().sum(-1), total, rtol=1e-5)
     limited = Scaling(kind="limited", norms=norms)
-    (square,) = symmetric_sums(Factors(M=A, N=A), (Terms(),), tiling, scaling=limited)
+    (square,) = symmetric_sums(Matrices(M=A, N=A), (SumTerms(),), tiling, scaling=limited)
     tau = (3e4 / total).clamp(max=1.0)[:, None, None]
     assert tau[0] < 1e-3
     assert tau[1] == 1.0
     assert error(square, tau * (A.double() @ A.double())) < 3e-4
     first = Scaling(kind="first", norms=norms, unit=unit, margin=1.1)
-    both = (Terms(P=2.0, Z=3.0, identity=1.0), Terms(P=1.0, Z=-1.0))
-    results = symmetric_sums(Factors(M=A, N=A, Z=A), both, tiling, scaling=first)
+    both = (SumTerms(P=2.0, Z=3.0, identity=1.0), SumTerms(P=1.0, Z=-1.0))
+    results = symmetric_sums(Matrices(M=A, N=A, Z=A), both, tiling, scaling=first)
     u = 1.0 / (1.21 * total.sqrt())
     assert torch.allclose(unit.double(), u, rtol=1e-5)
     Y = u[:, None, None] * A.double()
     assert error(results[0], 2.0 * Y @ Y + 3.0 * Y + torch.eye(n, device=DEVICE)) < 3e-4
     assert error(results[1], Y @ Y - Y) < 5e-4
     (last,) = symmetric_sums(
-        Factors(M=results[0], N=results[0], Z=A), (Terms(Z=3.0),), tiling, scaling=Scaling(kind="later", unit=unit)
+        Matrices(M=results[0], N=results[0], Z=A), (SumTerms(Z=3.0),), tiling, scaling=Scaling(kind="later", unit=unit)
     )
     assert error(last, results[0].double() @ results[0].double() + 3.0 * Y) < 3e-4
 
@@ -175,23 +175,6 @@ def test_matches_float64(
     X = odd_products(G, taken, bound=bound, dtype=dtype, plan=PLANS[plan])
     assert (X.shape, X.dtype) == (G.shape, dtype)
     assert error(X, reference_odd_steps(G.double(), taken, bound=bound)) <= allowed(G, taken, bound, dtype)
-
-
-def test_the_reference_steps_singular_values() -> None:
-    """`OddStep.at` of every singular value, over the bound."""
-    G, taken = conditioned(30, 40, dtype=torch.float64), schedule_of(9, 17, 5)
-    U, s, V = torch.linalg.svd(G, full_matrices=False)
-    bounds = {
-        "frobenius": s.norm(),
-        "gram": s.square().norm().sqrt(),
-        "schatten8": s.pow(4).norm().pow(0.25),
-    }
-    for norm, largest in bounds.items():
-        values = (s / (1.01 * largest)).numpy()
-        for step in taken:
-            values = step.at(values)
-        exact = (U * torch.from_numpy(values)) @ V
-        assert error(reference_odd_steps(G.double(), taken, bound=bound_of(norm)), exact) < 1e-12
 
 
 def test_published_quintics_on_a_gaussian() -> None:
