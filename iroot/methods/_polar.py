@@ -179,7 +179,10 @@ def polar_accuracy(workload: Workload, recipe: Recipe) -> float | None:
     [lower sigma_max / bound, 1], plus (8 u + sqrt(s) u_sum) times the amplification of a small singular value's
     direction: at most the product of all a_t, and at most 1 / smallest. Largest rounding error measured in these units
     (logspace spectra to 1e6, up to 512 x 512, 3 to 12 steps, CPU, 2026-11): 2.5 u in bfloat16 and float16, 14 u in
-    float32. Per-tensor scales state nothing: their step follows the largest element of each operand.
+    float32. Before a step of degree 9 or 17 the largest singular value is taken as far up as rounding may push it. Of
+    5904 statements for one to three steps, some of degree 9 or 17, in float16 and bfloat16 none was exceeded, and 0.88
+    of one reached (six spectra, random, diagonal and rotation vectors, n = 48, CPU emulation, 2026-11-23). Per-tensor
+    scales state nothing: their step follows the largest element of each operand.
     """
     if workload.lower is None or workload.precision in QUANTISED + FINELY_SCALED:
         return None

@@ -18,7 +18,7 @@ from iroot.planning import Demand, choose
 from iroot.polar_plans import _LEAST, _growth, polar_options, polar_orthogonality, smallest_singular
 from iroot.polar_schedules import polar_schedule
 from iroot.registry import Operands, Workload, get_method
-from iroot.tests.test_polar import DEVICE, orthogonality, posed, rotations
+from iroot.tests.test_polar import DEVICE, distance, orthogonality, posed, rotations, true_factor
 
 SPEC = get_method("polar", "polar_express")
 HOPPER, ADA = (9, 0), (8, 9)
@@ -99,6 +99,29 @@ def matrices(lower: float) -> Iterator[Tensor]:
     halves[48:] = lower
     U, _, Vh = torch.linalg.svd(posed(96, 96, seed=1))
     yield (U * halves) @ Vh
+
+
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="emulated precisions are for machines without the unit")
+@pytest.mark.parametrize("precision", ["fp16_emulated", "bf16_emulated"])
+@pytest.mark.parametrize(
+    ("degrees", "made_for"),
+    [((5, 17, 17), 0.02), ((17, 17), 0.02), ((9, 17), 0.02), ((9, 9, 9), 0.02), ((17,), 0.2)],
+    ids=str,
+)
+def test_the_distance_that_is_stated_holds(degrees: tuple[Degree, ...], made_for: float, precision: str) -> None:
+    ops, stated = make_ops(precision, DEVICE), 0
+    for normalisation, lower in itertools.product(("schatten8", "frobenius"), (0.5, 0.1, 0.02)):
+        options = SPEC.make_options(
+            {"steps": len(degrees), "degrees": degrees, "lower": made_for, "normalisation": normalisation}
+        )
+        limit = SPEC.accuracy(square(96, precision, lower), options)
+        if limit is None:
+            continue
+        stated += 1
+        for G in matrices(1.02 * lower):
+            A = ops.cast(G)
+            assert distance(SPEC.function(Operands(A=A), ops, options), true_factor(A)) <= limit
+    assert stated > 0 or precision == "bf16_emulated"
 
 
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="emulated precisions are for machines without the unit")
