@@ -79,7 +79,8 @@ def _b_phases(
     MEASURED: tl.constexpr = NORM == "schatten8"
     measured = opening & MEASURED
     products = tl.load(entry).to(tl.int32)
-    inner = entry + _INNER
+    by_s = tl.load(entry + _INNER)
+    by_z = tl.load(entry + _INNER + 1)
     squared = base + tl.where(products > 0, SLOT_S, SLOT_B)
     s_out = tl.where(products > 0, squared, -1)
     z_out = tl.where(opening & (products > 0), base + SLOT_Z, -1)
@@ -98,7 +99,7 @@ def _b_phases(
     square_phase(
         squares, strips, a, tl.where(measured, squared, s_out), tl.where(measured, -1, z_out),
         tl.where(measured, -1, m_out), first, programs, n, square, tl.where(measured, 0.0, stretch),
-        tl.where(measured, 0.0, shift), inner, sums + jobs if MEASURED else None, measured, BLOCK, BLOCK_K,
+        tl.where(measured, 0.0, shift), by_s, by_z, sums + jobs if MEASURED else None, measured, BLOCK, BLOCK_K,
     )  # fmt: skip
     arrivals += programs
     meet(counter, arrivals, COPY_ENGINE)
@@ -110,7 +111,7 @@ def _b_phases(
             scale *= tl.sqrt(inverse_square)
             combine_phase(
                 squares, a, squared, s_out, z_out, m_out, first, programs, n, stretch * stretch / square, stretch,
-                shift, inner, BLOCK,
+                shift, by_s, by_z, BLOCK,
             )  # fmt: skip
             arrivals += programs
             meet(counter, arrivals, COPY_ENGINE)

@@ -240,21 +240,19 @@ def reference_odd_steps(
     In float64 without rounding for such a G.
     """
     held = G.dtype if dtype is None else dtype
-    working = torch.promote_types(held, torch.float32)
     tall = G.shape[-2] > G.shape[-1]
     X, scale = _entered(G.mT if tall else G, bound, held)
     for index, step in enumerate(steps):
-        wide = X.to(working)
-        A = scale * (scale * (wide @ wide.mT))
+        A = scale * (scale * (X @ X.mT))
         if index == 0 and bound.norm != "frobenius":
             S, Z, inverse_square = _bounded_square(_rounded(A, held), step, bound, held)
             scale = scale * inverse_square.sqrt()
         else:
             Z = _rounded(_shifted(step.stretch * A, step.shift), held)
             S = Z @ Z
-        X = (scale * (step.constant * wide + _multiplier(S, Z, step, held) @ wide)).to(held)
+        X = _rounded(scale * (step.constant * X + _multiplier(S, Z, step, held) @ X), held)
         scale = torch.ones_like(scale)
-    return X.mT if tall else X
+    return (X.mT if tall else X).to(held)
 
 
 def _entered(G: Tensor, bound: StepBound, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -265,7 +263,8 @@ def _entered(G: Tensor, bound: StepBound, dtype: torch.dtype) -> tuple[Tensor, T
     power = torch.exp2(torch.frexp(math.sqrt(G.shape[-2]) / norm.clamp_min(1e-300)).exponent.double() - 1.0)
     entering = (norm < 1e-12) | (norm > 1e15) if G.dtype == dtype else torch.ones_like(norm, dtype=torch.bool)
     power = torch.where(entering, power, 1.0)
-    return (G.double() * power).to(dtype), (inverse / power).to(torch.promote_types(dtype, torch.float32))
+    working = torch.promote_types(dtype, torch.float32)
+    return _rounded((G.double() * power).to(working), dtype), (inverse / power).to(working)
 
 
 def _bounded_square(A: Tensor, step: OddStep, bound: StepBound, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:

@@ -149,9 +149,9 @@ def gram_phase(
 @triton.jit
 def _keep(
     total, addend, identity, row, col,  # a tile's A^2 square / stretch^2, A and I; None: a tile below the diagonal
-    squares, s_out, z_out, m_out, n, square, stretch, shift, inner, BLOCK: tl.constexpr,
+    squares, s_out, z_out, m_out, n, square, stretch, shift, by_s, by_z, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Store S, Z = stretch A + shift I and M = inner_S S + inner_Z Z where their matrices are not below 0; return S."""
+    """Store S, Z = stretch A + shift I and M = by_s S + by_z Z where their matrices are not below 0; return S."""
     a = addend.to(tl.float32)
     S = square * total + (2.0 * stretch * shift) * a
     Z = stretch * a
@@ -163,7 +163,7 @@ def _keep(
     if z_out >= 0:
         _store_tile(Z, squares, z_out, row, col, n, identity is None, BLOCK)
     if m_out >= 0:
-        M = tl.load(inner) * S + tl.load(inner + 1) * Z
+        M = by_s * S + by_z * Z
         _store_tile(M, squares, m_out, row, col, n, identity is None, BLOCK)
     return S
 
@@ -172,7 +172,7 @@ def _keep(
 def square_phase(
     squares, strips, a,  # (., n, n): A is matrix `a`
     s_out, z_out, m_out,  # matrices; below 0: not stored
-    first, programs, n, square, stretch, shift, inner,
+    first, programs, n, square, stretch, shift, by_s, by_z,
     sums, measured,  # of squares of S, as in `gram_phase`
     BLOCK: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -185,7 +185,22 @@ def square_phase(
             addend = _tile(squares, a, row, col, n, BLOCK)  # its latency passes under the loop
             total = _one_tile(squares, strips, a, a, row, col, n, n, BLOCK, BLOCK_K)
             S = _keep(
-                total, addend, None, row, col, squares, s_out, z_out, m_out, n, square, stretch, shift, inner, BLOCK
+                total,
+                addend,
+                None,
+                row,
+                col,
+                squares,
+                s_out,
+                z_out,
+                m_out,
+                n,
+                square,
+                stretch,
+                shift,
+                by_s,
+                by_z,
+                BLOCK,
             )
             if sums is not None:  # noqa: SIM102
                 if measured:
@@ -198,10 +213,40 @@ def square_phase(
             total, total_2 = _two_on_diagonal(squares, strips, a, row, col, n, n, BLOCK, BLOCK_K)
             unit = _identity(0, 0, BLOCK)
             S = _keep(
-                total, addend, unit, row, row, squares, s_out, z_out, m_out, n, square, stretch, shift, inner, BLOCK
+                total,
+                addend,
+                unit,
+                row,
+                row,
+                squares,
+                s_out,
+                z_out,
+                m_out,
+                n,
+                square,
+                stretch,
+                shift,
+                by_s,
+                by_z,
+                BLOCK,
             )
             S_2 = _keep(
-                total_2, addend_2, unit, col, col, squares, s_out, z_out, m_out, n, square, stretch, shift, inner, BLOCK
+                total_2,
+                addend_2,
+                unit,
+                col,
+                col,
+                squares,
+                s_out,
+                z_out,
+                m_out,
+                n,
+                square,
+                stretch,
+                shift,
+                by_s,
+                by_z,
+                BLOCK,
             )
             if sums is not None:  # noqa: SIM102
                 if measured:
@@ -212,7 +257,7 @@ def square_phase(
 @triton.jit
 def combine_phase(
     squares, a, squared,  # (., n, n): A, and what the square phase stored of A^2
-    s_out, z_out, m_out, first, programs, n, square, stretch, shift, inner, BLOCK: tl.constexpr,
+    s_out, z_out, m_out, first, programs, n, square, stretch, shift, by_s, by_z, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """`_keep` of stored tiles, possibly in their places; this program's tiles."""
     side = n // BLOCK
@@ -222,24 +267,22 @@ def combine_phase(
         addend = _tile(squares, a, row, col, n, BLOCK)
         total = _tile(squares, squared, row, col, n, BLOCK).to(tl.float32)
         unit = _identity(row, col, BLOCK)
-        _keep(total, addend, unit, row, col, squares, s_out, z_out, m_out, n, square, stretch, shift, inner, BLOCK)
+        _keep(total, addend, unit, row, col, squares, s_out, z_out, m_out, n, square, stretch, shift, by_s, by_z, BLOCK)
 
 
 @triton.jit
-def _addends(squares, base, row, col, n, factors, BLOCK: tl.constexpr):
+def _addends(squares, base, row, col, n, by_r, BLOCK: tl.constexpr):
     """Tiles of R, S and Z; where the factor of R is 0, so that there may be none, S in its place."""
-    r = base + tl.where(tl.load(factors + 1) != 0.0, SLOT_R, SLOT_S)
+    r = base + tl.where(by_r != 0.0, SLOT_R, SLOT_S)
     R = _tile(squares, r, row, col, n, BLOCK)
     return R, _tile(squares, base + SLOT_S, row, col, n, BLOCK), _tile(squares, base + SLOT_Z, row, col, n, BLOCK)
 
 
 @triton.jit
-def _sums_with(total, R, S, Z, factors):
+def _sums_with(total, R, S, Z, by_p, by_r, by_s, by_z, second_s):
     """The sum with R, S and Z, and that with S alone."""
     S = S.to(tl.float32)
-    value = tl.load(factors) * total + tl.load(factors + 1) * R.to(tl.float32)
-    value += tl.load(factors + 2) * S + tl.load(factors + 3) * Z.to(tl.float32)
-    return value, total + tl.load(factors + 4) * S
+    return by_p * total + by_r * R.to(tl.float32) + by_s * S + by_z * Z.to(tl.float32), total + second_s * S
 
 
 @triton.jit
@@ -256,14 +299,19 @@ def product_phase(
     side = n // BLOCK
     gap = tl.where(side * (side + 1) // 2 <= programs, 0, 2)
     singles = (side - gap + 1) * (side - gap) // 2
+    by_p = tl.load(factors)  # latencies that pass under the loops
+    by_r = tl.load(factors + 1)
+    by_s = tl.load(factors + 2)
+    by_z = tl.load(factors + 3)
+    second_s = tl.load(factors + 4)
     for job in range(first, singles + tl.where(gap == 0, 0, side), programs):
         if job < singles:
             row, col = _below(job, gap, BLOCK)
-            R, S, Z = _addends(squares, base, row, col, n, factors, BLOCK)
+            R, S, Z = _addends(squares, base, row, col, n, by_r, BLOCK)
             total = _one_tile(squares, strips, left, right, row, col, n, n, BLOCK, BLOCK_K)
             if row == col:
                 total = 0.5 * (total + total.T)
-            value, second = _sums_with(total, R, S, Z, factors)
+            value, second = _sums_with(total, R, S, Z, by_p, by_r, by_s, by_z, second_s)
             _store_tile(value, squares, out, row, col, n, True, BLOCK)
             if second_out >= 0:
                 _store_tile(second, squares, second_out, row, col, n, True, BLOCK)
@@ -271,14 +319,15 @@ def product_phase(
             row = (job - singles) * BLOCK
             col = max(row - BLOCK, 0)  # the same tile twice in the first row
             total, total_2 = _two_in_row(squares, strips, left, right, row, col, n, BLOCK, BLOCK_K)
-            R, S, Z = _addends(squares, base, row, row, n, factors, BLOCK)
-            value, second = _sums_with(0.5 * (total + total.T), R, S, Z, factors)
+            # All before the first store, so that their latencies pass together; the loop leaves them no registers.
+            R, S, Z = _addends(squares, base, row, row, n, by_r, BLOCK)
+            R_2, S_2, Z_2 = _addends(squares, base, row, col, n, by_r, BLOCK)
+            value, second = _sums_with(0.5 * (total + total.T), R, S, Z, by_p, by_r, by_s, by_z, second_s)
             _store_tile(value, squares, out, row, row, n, False, BLOCK)
             if second_out >= 0:
                 _store_tile(second, squares, second_out, row, row, n, False, BLOCK)
             if row != col:
-                R, S, Z = _addends(squares, base, row, col, n, factors, BLOCK)
-                value, second = _sums_with(total_2, R, S, Z, factors)
+                value, second = _sums_with(total_2, R_2, S_2, Z_2, by_p, by_r, by_s, by_z, second_s)
                 _store_tile(value, squares, out, row, col, n, True, BLOCK)
                 if second_out >= 0:
                     _store_tile(second, squares, second_out, row, col, n, True, BLOCK)
