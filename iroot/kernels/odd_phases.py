@@ -185,23 +185,9 @@ def square_phase(
             addend = _tile(squares, a, row, col, n, BLOCK)  # its latency passes under the loop
             total = _one_tile(squares, strips, a, a, row, col, n, n, BLOCK, BLOCK_K)
             S = _keep(
-                total,
-                addend,
-                None,
-                row,
-                col,
-                squares,
-                s_out,
-                z_out,
-                m_out,
-                n,
-                square,
-                stretch,
-                shift,
-                by_s,
-                by_z,
-                BLOCK,
-            )
+                total, addend, None, row, col, squares, s_out, z_out, m_out, n,
+                square, stretch, shift, by_s, by_z, BLOCK,
+            )  # fmt: skip
             if sums is not None:  # noqa: SIM102
                 if measured:
                     tl.store(sums + job, 2.0 * _square_sum(S, squares))
@@ -213,41 +199,13 @@ def square_phase(
             total, total_2 = _two_on_diagonal(squares, strips, a, row, col, n, n, BLOCK, BLOCK_K)
             unit = _identity(0, 0, BLOCK)
             S = _keep(
-                total,
-                addend,
-                unit,
-                row,
-                row,
-                squares,
-                s_out,
-                z_out,
-                m_out,
-                n,
-                square,
-                stretch,
-                shift,
-                by_s,
-                by_z,
-                BLOCK,
-            )
+                total, addend, unit, row, row, squares, s_out, z_out, m_out, n,
+                square, stretch, shift, by_s, by_z, BLOCK,
+            )  # fmt: skip
             S_2 = _keep(
-                total_2,
-                addend_2,
-                unit,
-                col,
-                col,
-                squares,
-                s_out,
-                z_out,
-                m_out,
-                n,
-                square,
-                stretch,
-                shift,
-                by_s,
-                by_z,
-                BLOCK,
-            )
+                total_2, addend_2, unit, col, col, squares, s_out, z_out, m_out, n,
+                square, stretch, shift, by_s, by_z, BLOCK,
+            )  # fmt: skip
             if sums is not None:  # noqa: SIM102
                 if measured:
                     weight = tl.where(row == col, 0.0, 1.0)
@@ -267,6 +225,7 @@ def combine_phase(
         addend = _tile(squares, a, row, col, n, BLOCK)
         total = _tile(squares, squared, row, col, n, BLOCK).to(tl.float32)
         unit = _identity(row, col, BLOCK)
+        tl.debug_barrier()  # both are loaded, by whichever threads, before one is overwritten
         _keep(total, addend, unit, row, col, squares, s_out, z_out, m_out, n, square, stretch, shift, by_s, by_z, BLOCK)
 
 
@@ -293,8 +252,8 @@ def product_phase(
     """Sums with P Q, symmetric up to rounding, P and Q the matrices `left` and `right`; this program's jobs.
 
     Tiles on the diagonal are made symmetric: a skew part of B turns X, and no later step turns it back. A tile of P Q
-    takes two strips anywhere. Where there are more tiles than programs, one on the diagonal and the one
-    left of it make a job of three: the programs that have such a job load half as much again, instead of twice as much.
+    takes two strips anywhere. Where there are more tiles than programs, one on the diagonal and the one left of it make
+    a job of three strips: the programs that have such a job load half as much again, instead of twice as much.
     """
     side = n // BLOCK
     gap = tl.where(side * (side + 1) // 2 <= programs, 0, 2)
