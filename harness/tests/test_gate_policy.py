@@ -57,13 +57,13 @@ def test_every_rule_of_a_gate_applies_somewhere_and_no_ceiling_is_above_a_target
 
 
 def test_quick_and_production_hold_a_case_to_one_ceiling() -> None:
-    """Options are of `production` alone: steps of a coarser rtol."""
+    """Whichever of the two measures it, with options too."""
     quick, production = load_manifest("quick").gate, load_manifest("production").gate
     for kind in KINDS:
         cases = [item.case for name in ("quick", "production") for item in fit_to_measure(name, kind)]
-        differing = [case for case in cases if quick.max_error(case) != production.max_error(case)]
-        assert all(case.options for case in differing)
-        assert not any(item.case.options for item in planned("quick", kind))
+        assert [case.case_id for case in cases if quick.max_error(case) != production.max_error(case)] == []
+        if kind == "cuda":
+            assert {bool(case.options) for case in cases} == {True, False}
 
 
 @pytest.mark.parametrize("name", ["production", "quick"])
