@@ -2,14 +2,15 @@
 
 With Z = stretch X X^T + shift I, B = q(X X^T) - a I takes 1, 2 and 3 products beside the Gram product:
 
-    degree 5:   S = Z^2,                                       B = last_S S + last_Z Z
-    degree 9:   S = Z^2, M = inner_S S + inner_Z Z,            B = S M + last_S S + last_Z Z
-    degree 17:  S and M as before, W = S M, L = W + left_S S + left_Z Z, R = W + right S,
-                                                               B = sign L R + last_R R + last_S S + last_Z Z
+    degree 5:   B = T = t_S Z^2 + t_Z Z
+    degree 9:   T = t_S Z^2 + t_Z Z + t_I I,  B = sign T^2 + last_Z Z
+    degree 17:  T = t_S Z^2 + t_Z Z,  L = T^2 + left_T T + left_Z Z + left_I I,  R = T^2 + right_T T + right_Z Z,
+                B = sign L R + last_T T + last_Z Z
 
 and X' = a X + B X one more. A step multiplies the smallest singular value, relative to the largest, by at most its
 degree; of a square X it costs 2, 2.5 or 3 products of 2 n^3 FLOP, since symmetric results are half a product each. The
-last form is Sastre's (`iroot.factored`), with R reused as an addend.
+last form is Sastre's (`iroot.factored`) with a square in place of one product: for T = c_1^(1/2) (S + c Z), S = Z^2 and
+c = c_2 / (2 c_1), his w_4 = S (c_1 S + c_2 Z) is T^2 - c_1 c^2 S. No product has more than two addends.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from numpy.polynomial import chebyshev
 
 from iroot.coefficients import OddQuintic
 from iroot.errors import InvalidInputError
+from iroot.factored import Factored
 from iroot.minimax import Array
 from iroot.schedules import Step
 
@@ -35,12 +37,21 @@ INNER_DEGREE: dict[Degree, int] = {5: 2, 9: 4, 17: 8}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Factors:
-    """Factors of R, S and Z in a sum; 0 where the term is left out."""
+class Inner:
+    """Factors of Z^2, Z and I in T."""
 
-    R: float = 0.0
-    S: float = 0.0
+    S: float
+    Z: float
+    identity: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Addends:
+    """Factors of T, Z and I beside a product."""
+
+    T: float = 0.0
     Z: float = 0.0
+    identity: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,23 +61,22 @@ class OddStep:
     Attributes:
         degree: of the odd polynomial in X.
         constant: a.
+        inner: of T.
         stretch, shift: of Z; 1 and 0 for degree 5.
-        inner: of M; degrees 9 and 17.
-        left: of L beside W; degree 17.
-        right: factor of S in R beside W; degree 17.
-        sign: of the product L R, +-1; degree 17.
-        last: of B beside its product. For degree 5 the product S itself has the factor `last.S`.
+        sign: of the product in B, +-1; degrees 9 and 17.
+        left, right: of L and R; degree 17.
+        last: of B; degrees 9 and 17.
     """
 
     degree: Degree
     constant: float
-    last: Factors
+    inner: Inner
     stretch: float = 1.0
     shift: float = 0.0
-    inner: Factors = Factors()
-    left: Factors = Factors()
-    right: float = 0.0
     sign: float = 1.0
+    left: Addends = Addends()
+    right: Addends = Addends()
+    last: Addends = Addends()
 
     @property
     def symmetric_products(self) -> int:
@@ -83,21 +93,26 @@ class OddStep:
         return s * self._factor(s * s)
 
     def _factor(self, y: Array) -> Array:
-        Z = self.stretch * y + self.shift
-        S = Z * Z
+        """q(y)."""
+        Z: Array = self.stretch * y + self.shift
+        T: Array = self.inner.S * Z * Z + self.inner.Z * Z + self.inner.identity
         if self.degree == 5:
-            return self.constant + self.last.S * S + self.last.Z * Z
-        product, R = S * (self.inner.S * S + self.inner.Z * Z), np.zeros_like(y)
+            return self.constant + T
+        product: Array = T * T
         if self.degree == 17:
-            R = product + self.right * S
-            product = self.sign * (product + self.left.S * S + self.left.Z * Z) * R
-        return self.constant + product + self.last.R * R + self.last.S * S + self.last.Z * Z
+            product = _with(product, T, Z, self.left) * _with(product, T, Z, self.right)
+        return self.constant + _with(self.sign * product, T, Z, self.last)
+
+
+def _with(product: Array, T: Array, Z: Array, addends: Addends) -> Array:
+    total: Array = product + addends.T * T + addends.Z * Z + addends.identity
+    return total
 
 
 def quintic(triple: OddQuintic) -> OddStep:
     """a s + b s^3 + c s^5."""
     a, b, c = triple
-    return OddStep(degree=5, constant=a, last=Factors(S=c, Z=b))
+    return OddStep(degree=5, constant=a, inner=Inner(S=c, Z=b))
 
 
 def quintics(triples: Sequence[OddQuintic]) -> tuple[OddStep, ...]:
@@ -119,20 +134,36 @@ def odd_step(step: Step) -> OddStep:
     stretch = 2.0 / (step.upper - step.lower)
     shift = -(step.upper + step.lower) / (step.upper - step.lower)
     if step.degree == 4:
-        m = [float(value) for value in chebyshev.cheb2poly(np.asarray(step.chebyshev))]
-        return OddStep(
-            degree=9, stretch=stretch, shift=shift, constant=m[0], inner=Factors(S=m[4], Z=m[3]),
-            last=Factors(S=m[2], Z=m[1]),
-        )  # fmt: skip
-    form = step.factored
-    if form is None:
+        return _nonic(step, stretch, shift)
+    if step.factored is None:
         raise InvalidInputError("the terms of degree 7 and 8 are rounding noise: use degree 4")
-    w4, w2, w1, w0 = form.rest
-    # w4 W = w4 R - w4 right S: R is at hand and W is not. Of L and R, both near w_4, a difference would lose digits.
+    return _degree_17(step.factored, stretch, shift)
+
+
+def _nonic(step: Step, stretch: float, shift: float) -> OddStep:
+    """m_4 z^4 + ... + m_0 = m_4 (z^2 + c z + t)^2 + last z + a."""
+    m0, m1, m2, m3, m4 = m = [float(value) for value in chebyshev.cheb2poly(np.asarray(step.chebyshev))]
+    m4 = math.copysign(max(abs(m4), 1e-16 * sum(map(abs, m))), m4)  # a converged step has none
+    root, c = math.sqrt(abs(m4)), 0.5 * m3 / m4
+    t = 0.5 * (m2 / m4 - c * c)
     return OddStep(
-        degree=17, stretch=stretch, shift=shift, constant=w0, inner=Factors(S=form.inner[0], Z=form.inner[1]),
-        left=Factors(S=form.left[0], Z=form.left[1]), right=form.right, sign=form.sign,
-        last=Factors(R=w4, S=w2 - w4 * form.right, Z=w1),
+        degree=9, stretch=stretch, shift=shift, inner=Inner(S=root, Z=root * c, identity=root * t),
+        sign=math.copysign(1.0, m4), last=Addends(Z=m1 - 2.0 * m4 * c * t), constant=m0 - m4 * t * t,
+    )  # fmt: skip
+
+
+def _degree_17(form: Factored, stretch: float, shift: float) -> OddStep:
+    """Sastre's form with w_4 = T^2 - c_1 c^2 S and S = T / c_1^(1/2) - c Z."""
+    c1, c2 = form.inner
+    c6, b2, b1, b0 = form.rest
+    root, c = math.sqrt(c1), 0.5 * c2 / c1
+    # c_6 w_4 = c_6 (right factor) - c_6 right S: a constant in the left factor.
+    S = b2 - c6 * form.right
+    left, right = form.left[0] - c1 * c * c, form.right - c1 * c * c
+    return OddStep(
+        degree=17, stretch=stretch, shift=shift, constant=b0, inner=Inner(S=root, Z=root * c), sign=form.sign,
+        left=Addends(T=left / root, Z=form.left[1] - left * c, identity=form.sign * c6),
+        right=Addends(T=right / root, Z=-right * c), last=Addends(T=S / root, Z=b1 - S * c),
     )  # fmt: skip
 
 

@@ -6,13 +6,13 @@
 A short product is mostly launch and tail. Here programs stay, and between two phases all of one matrix's programs meet
 at a barrier (`iroot/kernels/grid_barrier.py`). Each phase reads what the ones before it stored:
 
-    Z = stretch X X^T + shift I             tiles below the diagonal and pairs on it, stored twice
-    S = Z^2 and M = inner_S S + inner_Z Z   the same tiles; of degree 5 B = last_S S + last_Z Z alone
-    B, or L and R, from S M                 degrees 9 and 17
-    B from L R                              degree 17
-    X' = a X + B X                          all tiles, into the other half of the memory of the iterates
+    Z = stretch X X^T + shift I         tiles below the diagonal and pairs on it, stored twice
+    T = t_S Z^2 + t_Z Z + t_I I         the same tiles; of degree 5 T is B
+    B, or L and R, from T^2             degrees 9 and 17
+    B from L R                          degree 17
+    X' = a X + B X                      all tiles, into the other half of the memory of the iterates
 
-A first step whose bound is a norm of A = X X^T has A in place of Z until the bound is known: then S, M and Z are sums
+A first step whose bound is a norm of A = X X^T has A in place of Z until the bound is known: then T and Z are sums
 of A^2, A and I, either of the product in the same phase or, where the bound is a norm of A^2, in a phase of their own.
 
 With 64 x 64 and 64 x 128 tiles a 1024 x 1024 matrix is at most 128 jobs in any phase, one for each of 128
@@ -30,9 +30,8 @@ from iroot.kernels.grid_barrier import COUNTER_STRIDE, meet
 from iroot.kernels.odd_phases import (
     SLOT_B,
     SLOT_L,
-    SLOT_M,
     SLOT_R,
-    SLOT_S,
+    SLOT_T,
     SLOT_Z,
     apply_phase,
     combine_phase,
@@ -48,12 +47,12 @@ _LEAST = tl.constexpr(1e-12)
 # ||A^2||_F <= ||A||_F^2, which is up to n^2: scaled to this it fits float16.
 _LARGEST_SQUARE = tl.constexpr(3e4)
 
-SLOTS = {5: 2, 9: 4, 17: 6}
+SLOTS = {5: 2, 9: 3, 17: 5}
 """Matrices of one group, by the degree of its steps."""
 
-TABLE_WIDTH = tl.constexpr(16)
-"""float32 of one step: products beside S, a, stretch, shift; S and Z in M; R, S and Z in the sums with S M and L R."""
-_INNER, _SUMS, _SUM_WIDTH = tl.constexpr(4), tl.constexpr(6), tl.constexpr(5)
+TABLE_WIDTH = tl.constexpr(19)
+"""float32 of one step: products beside T's, a, stretch, shift; T's factors; those of the sums with T^2 and with L R."""
+_INNER, _SUMS, _SUM_WIDTH = tl.constexpr(4), tl.constexpr(7), tl.constexpr(6)
 
 
 @triton.jit
@@ -79,12 +78,9 @@ def _b_phases(
     MEASURED: tl.constexpr = NORM == "schatten8"
     measured = opening & MEASURED
     products = tl.load(entry).to(tl.int32)
-    by_s = tl.load(entry + _INNER)
-    by_z = tl.load(entry + _INNER + 1)
-    squared = base + tl.where(products > 0, SLOT_S, SLOT_B)
-    s_out = tl.where(products > 0, squared, -1)
+    inner = (tl.load(entry + _INNER), tl.load(entry + _INNER + 1), tl.load(entry + _INNER + 2))
+    t_out = base + tl.where(products > 0, SLOT_T, SLOT_B)
     z_out = tl.where(opening & (products > 0), base + SLOT_Z, -1)
-    m_out = base + tl.where(products > 0, SLOT_M, SLOT_B)
     stretch = tl.where(opening, tl.load(entry + 2), 1.0)
     shift = tl.where(opening, tl.load(entry + 3), 0.0)
     if NORM == "gram":  # noqa: SIM102  (compile time and run time)
@@ -96,10 +92,12 @@ def _b_phases(
     if MEASURED:  # noqa: SIM102
         if opening:
             square = tl.minimum(_LARGEST_SQUARE / tl.maximum(_sum(sums, jobs, JOBS), _LEAST), 1.0)
+    # Where A^2 is measured, it is all that is stored: T of stretch 0.
+    factors = (tl.where(measured, 1.0, inner[0]), tl.where(measured, 0.0, inner[1]), tl.where(measured, 0.0, inner[2]))
     square_phase(
-        squares, strips, a, tl.where(measured, squared, s_out), tl.where(measured, -1, z_out),
-        tl.where(measured, -1, m_out), first, programs, n, square, tl.where(measured, 0.0, stretch),
-        tl.where(measured, 0.0, shift), by_s, by_z, sums + jobs if MEASURED else None, measured, BLOCK, BLOCK_K,
+        squares, strips, a, t_out, tl.where(measured, -1, z_out), first, programs, n, square,
+        tl.where(measured, 0.0, stretch), tl.where(measured, 0.0, shift), factors,
+        sums + jobs if MEASURED else None, measured, BLOCK, BLOCK_K,
     )  # fmt: skip
     arrivals += programs
     meet(counter, arrivals, COPY_ENGINE)
@@ -110,15 +108,15 @@ def _b_phases(
             stretch *= inverse_square
             scale *= tl.sqrt(inverse_square)
             combine_phase(
-                squares, a, squared, s_out, z_out, m_out, first, programs, n, stretch * stretch / square, stretch,
-                shift, by_s, by_z, BLOCK,
+                squares, a, t_out, t_out, z_out, first, programs, n, stretch * stretch / square, stretch, shift, inner,
+                BLOCK,
             )  # fmt: skip
             arrivals += programs
             meet(counter, arrivals, COPY_ENGINE)
     for product in range(products):
         last = product + 1 == products
-        left = base + tl.where(product == 0, SLOT_S, SLOT_L)
-        right = base + tl.where(product == 0, SLOT_M, SLOT_R)
+        left = base + tl.where(product == 0, SLOT_T, SLOT_L)
+        right = base + tl.where(product == 0, SLOT_T, SLOT_R)
         product_phase(
             squares, strips, base, left, right, base + tl.where(last, SLOT_B, SLOT_L),
             tl.where(last, -1, base + SLOT_R), first, programs, n, entry + _SUMS + product * _SUM_WIDTH,

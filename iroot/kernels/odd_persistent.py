@@ -21,7 +21,7 @@ from iroot.kernels.grid_barrier import COUNTER_STRIDE
 from iroot.kernels.odd_kernel import SLOTS, TABLE_WIDTH, begin_kernel, steps_kernel
 from iroot.kernels.operands import OPERAND_DTYPES, TRITON_DTYPES, descriptor, processors
 from iroot.kernels.rehearsal import on_grid, rehearse
-from iroot.odd_steps import FROBENIUS, Factors, OddStep, StepBound
+from iroot.odd_steps import FROBENIUS, Addends, OddStep, StepBound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +207,9 @@ def _descriptors(
     )
 
 
+_NONE = Addends()
+
+
 @lru_cache(maxsize=256)
 def device_table(steps: tuple[OddStep, ...], device: torch.device) -> Tensor:
     """(steps, TABLE_WIDTH) float32 on `device`; uploaded once, so not first inside a graph capture."""
@@ -215,21 +218,21 @@ def device_table(steps: tuple[OddStep, ...], device: torch.device) -> Tensor:
 
 def _entry(step: OddStep) -> list[float]:
     """What the kernel reads of a step."""
-    products = step.symmetric_products - 2
-    sums = [[0.0] * 5, [0.0] * 5]
+    sums = [*_factors(1.0), *_factors(1.0)]
     if step.degree == 9:
-        sums[0] = _sum_entry(1.0, step.last)
+        sums = [*_factors(step.sign, step.last), *_factors(1.0)]
     elif step.degree == 17:
-        sums = [_sum_entry(1.0, step.left, second=step.right), _sum_entry(step.sign, step.last)]
-    inner = step.last if step.degree == 5 else step.inner
-    entry = [products, step.constant, step.stretch, step.shift, inner.S, inner.Z, *sums[0], *sums[1]]
+        sums = [*_factors(1.0, step.left, step.right), *_factors(step.sign, step.last)]
+    inner = step.inner
+    products = step.symmetric_products - 2
+    entry = [products, step.constant, step.stretch, step.shift, inner.S, inner.Z, inner.identity, *sums]
     assert len(entry) == TABLE_WIDTH.value
     return entry
 
 
-def _sum_entry(product: float, factors: Factors, *, second: float = 0.0) -> list[float]:
-    """Factors of a product, R, S and Z in its first sum, and of S in its second."""
-    return [product, factors.R, factors.S, factors.Z, second]
+def _factors(product: float, addends: Addends = _NONE, second: Addends = _NONE) -> list[float]:
+    """Factors of a product, T, Z and I in its first sum, and of T and Z in its second."""
+    return [product, addends.T, addends.Z, addends.identity, second.T, second.Z]
 
 
 def reference_odd_steps(
@@ -268,7 +271,7 @@ def _entered(G: Tensor, bound: StepBound, dtype: torch.dtype) -> tuple[Tensor, T
 
 
 def _bounded_square(A: Tensor, step: OddStep, bound: StepBound, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """S and Z at A / bound^2, and 1 / bound^2."""
+    """Z^2 and Z at A / bound^2, and 1 / bound^2."""
     norm, squared = torch.linalg.matrix_norm(A, keepdim=True), A @ A
     if bound.norm == "schatten8":
         tau = (3e4 / norm.square().clamp_min(1e-12)).clamp_max(1.0)
@@ -281,17 +284,20 @@ def _bounded_square(A: Tensor, step: OddStep, bound: StepBound, dtype: torch.dty
 
 
 def _multiplier(S: Tensor, Z: Tensor, step: OddStep, dtype: torch.dtype) -> Tensor:
-    """B from S = Z^2 before they are rounded."""
+    """B from Z^2 and Z before they are rounded."""
+    T = _rounded(_shifted(step.inner.S * S + step.inner.Z * Z, step.inner.identity), dtype)
     if step.degree == 5:
-        return _rounded(step.last.S * S + step.last.Z * Z, dtype)
-    M = _rounded(step.inner.S * S + step.inner.Z * Z, dtype)
-    S, Z = _rounded(S, dtype), _rounded(Z, dtype)
-    product, R = _mirrored(S @ M), torch.zeros_like(S)
+        return T
+    Z = _rounded(Z, dtype)
+    product = T @ T
     if step.degree == 17:
-        L = _rounded(product + step.left.S * S + step.left.Z * Z, dtype)
-        R = _rounded(product + step.right * S, dtype)
-        product = step.sign * _mirrored(L @ R)
-    return _rounded(product + step.last.R * R + step.last.S * S + step.last.Z * Z, dtype)
+        L, R = (_rounded(_with(product, T, Z, addends), dtype) for addends in (step.left, step.right))
+        product = _mirrored(L @ R)
+    return _rounded(_with(step.sign * product, T, Z, step.last), dtype)
+
+
+def _with(product: Tensor, T: Tensor, Z: Tensor, addends: Addends) -> Tensor:
+    return _shifted(product + addends.T * T + addends.Z * Z, addends.identity)
 
 
 def _rounded(M: Tensor, dtype: torch.dtype) -> Tensor:

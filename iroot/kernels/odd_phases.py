@@ -16,7 +16,7 @@ import triton.language as tl
 _WIDEN = tl.constexpr(triton.knobs.runtime.interpret)
 
 # Matrices of one group, from its first one on.
-SLOT_Z, SLOT_B, SLOT_S, SLOT_M, SLOT_L, SLOT_R = (tl.constexpr(i) for i in range(6))
+SLOT_Z, SLOT_B, SLOT_T, SLOT_L, SLOT_R = (tl.constexpr(i) for i in range(5))
 
 
 @triton.jit
@@ -149,34 +149,33 @@ def gram_phase(
 @triton.jit
 def _keep(
     total, addend, identity, row, col,  # a tile's A^2 square / stretch^2, A and I; None: a tile below the diagonal
-    squares, s_out, z_out, m_out, n, square, stretch, shift, by_s, by_z, BLOCK: tl.constexpr,
+    squares, t_out, z_out, n, square, stretch, shift, inner, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Store S, Z = stretch A + shift I and M = by_s S + by_z Z where their matrices are not below 0; return S."""
+    """Store T = t_S Z^2 + t_Z Z + t_I I, and Z = stretch A + shift I where `z_out` is not below 0; return T."""
     a = addend.to(tl.float32)
     S = square * total + (2.0 * stretch * shift) * a
     Z = stretch * a
     if identity is not None:
         S += (shift * shift) * identity
         Z += shift * identity
-    if s_out >= 0:
-        _store_tile(S, squares, s_out, row, col, n, identity is None, BLOCK)
     if z_out >= 0:
         _store_tile(Z, squares, z_out, row, col, n, identity is None, BLOCK)
-    if m_out >= 0:
-        M = by_s * S + by_z * Z
-        _store_tile(M, squares, m_out, row, col, n, identity is None, BLOCK)
-    return S
+    T = inner[0] * S + inner[1] * Z
+    if identity is not None:
+        T += inner[2] * identity
+    _store_tile(T, squares, t_out, row, col, n, identity is None, BLOCK)
+    return T
 
 
 @triton.jit
 def square_phase(
     squares, strips, a,  # (., n, n): A is matrix `a`
-    s_out, z_out, m_out,  # matrices; below 0: not stored
-    first, programs, n, square, stretch, shift, by_s, by_z,
-    sums, measured,  # of squares of S, as in `gram_phase`
+    t_out, z_out,  # matrices; Z below 0: not stored
+    first, programs, n, square, stretch, shift, inner,
+    sums, measured,  # of squares of T, as in `gram_phase`
     BLOCK: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """S = square A^2 + 2 stretch shift A + shift^2 I and `_keep`'s Z and M; this program's jobs."""
+    """`_keep`'s T and Z from A^2; this program's jobs."""
     side = n // BLOCK
     below = side * (side - 1) // 2
     for job in range(first, below + (side + 1) // 2, programs):
@@ -184,13 +183,12 @@ def square_phase(
             row, col = _below(job, 1, BLOCK)
             addend = _tile(squares, a, row, col, n, BLOCK)  # its latency passes under the loop
             total = _one_tile(squares, strips, a, a, row, col, n, n, BLOCK, BLOCK_K)
-            S = _keep(
-                total, addend, None, row, col, squares, s_out, z_out, m_out, n,
-                square, stretch, shift, by_s, by_z, BLOCK,
+            T = _keep(
+                total, addend, None, row, col, squares, t_out, z_out, n, square, stretch, shift, inner, BLOCK
             )  # fmt: skip
             if sums is not None:  # noqa: SIM102
                 if measured:
-                    tl.store(sums + job, 2.0 * _square_sum(S, squares))
+                    tl.store(sums + job, 2.0 * _square_sum(T, squares))
         else:
             col = 2 * (job - below) * BLOCK
             row = min(col + BLOCK, n - BLOCK)
@@ -198,26 +196,24 @@ def square_phase(
             addend_2 = _tile(squares, a, col, col, n, BLOCK)
             total, total_2 = _two_on_diagonal(squares, strips, a, row, col, n, n, BLOCK, BLOCK_K)
             unit = _identity(0, 0, BLOCK)
-            S = _keep(
-                total, addend, unit, row, row, squares, s_out, z_out, m_out, n,
-                square, stretch, shift, by_s, by_z, BLOCK,
+            T = _keep(
+                total, addend, unit, row, row, squares, t_out, z_out, n, square, stretch, shift, inner, BLOCK
             )  # fmt: skip
-            S_2 = _keep(
-                total_2, addend_2, unit, col, col, squares, s_out, z_out, m_out, n,
-                square, stretch, shift, by_s, by_z, BLOCK,
+            T_2 = _keep(
+                total_2, addend_2, unit, col, col, squares, t_out, z_out, n, square, stretch, shift, inner, BLOCK
             )  # fmt: skip
             if sums is not None:  # noqa: SIM102
                 if measured:
                     weight = tl.where(row == col, 0.0, 1.0)
-                    tl.store(sums + job, weight * _square_sum(S, squares) + _square_sum(S_2, squares))
+                    tl.store(sums + job, weight * _square_sum(T, squares) + _square_sum(T_2, squares))
 
 
 @triton.jit
 def combine_phase(
-    squares, a, squared,  # (., n, n): A, and what the square phase stored of A^2
-    s_out, z_out, m_out, first, programs, n, square, stretch, shift, by_s, by_z, BLOCK: tl.constexpr,
+    squares, a, squared,  # (., n, n): A, and what the square phase stored of A^2, which T may take the place of
+    t_out, z_out, first, programs, n, square, stretch, shift, inner, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """`_keep` of stored tiles, possibly in their places; this program's tiles."""
+    """`_keep` of stored tiles; this program's tiles."""
     side = n // BLOCK
     for job in range(first, side * side, programs):
         row = (job // side) * BLOCK
@@ -226,22 +222,24 @@ def combine_phase(
         total = _tile(squares, squared, row, col, n, BLOCK).to(tl.float32)
         unit = _identity(row, col, BLOCK)
         tl.debug_barrier()  # both are loaded, by whichever threads, before one is overwritten
-        _keep(total, addend, unit, row, col, squares, s_out, z_out, m_out, n, square, stretch, shift, by_s, by_z, BLOCK)
+        _keep(total, addend, unit, row, col, squares, t_out, z_out, n, square, stretch, shift, inner, BLOCK)
 
 
 @triton.jit
-def _addends(squares, base, row, col, n, by_r, BLOCK: tl.constexpr):
-    """Tiles of R, S and Z; where the factor of R is 0, so that there may be none, S in its place."""
-    r = base + tl.where(by_r != 0.0, SLOT_R, SLOT_S)
-    R = _tile(squares, r, row, col, n, BLOCK)
-    return R, _tile(squares, base + SLOT_S, row, col, n, BLOCK), _tile(squares, base + SLOT_Z, row, col, n, BLOCK)
+def _addends(squares, base, row, col, n, BLOCK: tl.constexpr):
+    """Tiles of T and Z."""
+    return _tile(squares, base + SLOT_T, row, col, n, BLOCK), _tile(squares, base + SLOT_Z, row, col, n, BLOCK)
 
 
 @triton.jit
-def _sums_with(total, R, S, Z, by_p, by_r, by_s, by_z, second_s):
-    """The sum with R, S and Z, and that with S alone."""
-    S = S.to(tl.float32)
-    return by_p * total + by_r * R.to(tl.float32) + by_s * S + by_z * Z.to(tl.float32), total + second_s * S
+def _sums_with(total, T, Z, identity, by):
+    """Both sums; `identity` None below the diagonal."""
+    T = T.to(tl.float32)
+    Z = Z.to(tl.float32)
+    value = by[0] * total + by[1] * T + by[2] * Z
+    if identity is not None:
+        value += by[3] * identity
+    return value, total + by[4] * T + by[5] * Z
 
 
 @triton.jit
@@ -249,7 +247,7 @@ def product_phase(
     squares, strips, base, left, right, out, second_out,  # (., n, n): matrices; second_out below 0: not stored
     first, programs, n, factors, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Sums with P Q, symmetric up to rounding, P and Q the matrices `left` and `right`; this program's jobs.
+    """p P Q + t T + z Z + i I, and P Q + t T + z Z, symmetric up to rounding; this program's jobs.
 
     Tiles on the diagonal are made symmetric: a skew part of B turns X, and no later step turns it back. A tile of P Q
     takes two strips anywhere. Where there are more tiles than programs, one on the diagonal and the one left of it make
@@ -258,19 +256,15 @@ def product_phase(
     side = n // BLOCK
     gap = tl.where(side * (side + 1) // 2 <= programs, 0, 2)
     singles = (side - gap + 1) * (side - gap) // 2
-    by_p = tl.load(factors)  # latencies that pass under the loops
-    by_r = tl.load(factors + 1)
-    by_s = tl.load(factors + 2)
-    by_z = tl.load(factors + 3)
-    second_s = tl.load(factors + 4)
+    by = _six(factors)  # latencies that pass under the loops
     for job in range(first, singles + tl.where(gap == 0, 0, side), programs):
         if job < singles:
             row, col = _below(job, gap, BLOCK)
-            R, S, Z = _addends(squares, base, row, col, n, by_r, BLOCK)
+            T, Z = _addends(squares, base, row, col, n, BLOCK)
             total = _one_tile(squares, strips, left, right, row, col, n, n, BLOCK, BLOCK_K)
             if row == col:
                 total = 0.5 * (total + total.T)
-            value, second = _sums_with(total, R, S, Z, by_p, by_r, by_s, by_z, second_s)
+            value, second = _sums_with(total, T, Z, _identity(row, col, BLOCK), by)
             _store_tile(value, squares, out, row, col, n, True, BLOCK)
             if second_out >= 0:
                 _store_tile(second, squares, second_out, row, col, n, True, BLOCK)
@@ -279,17 +273,25 @@ def product_phase(
             col = max(row - BLOCK, 0)  # the same tile twice in the first row
             total, total_2 = _two_in_row(squares, strips, left, right, row, col, n, BLOCK, BLOCK_K)
             # All before the first store, so that their latencies pass together; the loop leaves them no registers.
-            R, S, Z = _addends(squares, base, row, row, n, by_r, BLOCK)
-            R_2, S_2, Z_2 = _addends(squares, base, row, col, n, by_r, BLOCK)
-            value, second = _sums_with(0.5 * (total + total.T), R, S, Z, by_p, by_r, by_s, by_z, second_s)
+            T, Z = _addends(squares, base, row, row, n, BLOCK)
+            T_2, Z_2 = _addends(squares, base, row, col, n, BLOCK)
+            value, second = _sums_with(0.5 * (total + total.T), T, Z, _identity(0, 0, BLOCK), by)
             _store_tile(value, squares, out, row, row, n, False, BLOCK)
             if second_out >= 0:
                 _store_tile(second, squares, second_out, row, row, n, False, BLOCK)
             if row != col:
-                value, second = _sums_with(total_2, R_2, S_2, Z_2, by_p, by_r, by_s, by_z, second_s)
+                value, second = _sums_with(total_2, T_2, Z_2, None, by)
                 _store_tile(value, squares, out, row, col, n, True, BLOCK)
                 if second_out >= 0:
                     _store_tile(second, squares, second_out, row, col, n, True, BLOCK)
+
+
+@triton.jit
+def _six(values):
+    return (
+        tl.load(values), tl.load(values + 1), tl.load(values + 2),
+        tl.load(values + 3), tl.load(values + 4), tl.load(values + 5),
+    )  # fmt: skip
 
 
 @triton.jit

@@ -4,8 +4,8 @@ Beside two passes over G that normalise it, a step takes one launch per product,
 product, for the `schatten8` bound:
 
     degree 5:   A,  B,  X'
-    degree 9:   Z,  (S, M),  B,  X'
-    degree 17:  Z,  (S, M),  (L, R),  B,  X'
+    degree 9:   Z,  T,  B,  X'
+    degree 17:  Z,  T,  (L, R),  B,  X'
 
 in the notation of `iroot.odd_steps`. A first step with a bound of its own keeps A = X X^T instead of Z, with the mean
 diagonal of A at 1, and puts Z = stretch u A + shift I into every sum; u = 1 / bound^2 stays on the device, and what u
@@ -29,7 +29,7 @@ from iroot.kernels.step_passes import Squared, apply, combine, normalised
 from iroot.kernels.symmetric import device_programs
 from iroot.kernels.symmetric_sum import UNSCALED, Matrices, Scaling, SumTerms, symmetric_sums
 from iroot.kernels.tiling import GRADED_TILINGS, Tiling, choose_tiling
-from iroot.odd_steps import FROBENIUS, OddStep, StepBound
+from iroot.odd_steps import FROBENIUS, Addends, OddStep, StepBound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,9 +123,9 @@ class _Basis:
         return replace(terms, Z=terms.Z * self.stretch, identity=terms.identity + terms.Z * self.shift)
 
     def quadratic(self, terms: SumTerms) -> SumTerms:
-        """P Z^2 + Z Z with A^2 and A in their places."""
+        """P Z^2 + Z Z + I with A^2 and A in their places."""
         linear = 2.0 * terms.P * self.shift + terms.Z
-        constant = (terms.P * self.shift + terms.Z) * self.shift
+        constant = (terms.P * self.shift + terms.Z) * self.shift + terms.identity
         return SumTerms(P=terms.P * self.stretch**2, Z=linear * self.stretch, identity=constant)
 
 
@@ -178,27 +178,29 @@ class _Iteration:
 
     def _polynomial(self, step: OddStep, basis: _Basis) -> Tensor:
         """B = q(X X^T) - a I."""
-        last = SumTerms(P=1.0, R=step.last.R, S=step.last.S, Z=step.last.Z)
+        T = self._quadratic(basis, SumTerms(P=step.inner.S, Z=step.inner.Z, identity=step.inner.identity))
         if step.degree == 5:
-            (B,) = self._quadratics(basis, (SumTerms(P=step.last.S, Z=step.last.Z),))
-            return B
-        M, S = self._quadratics(basis, (SumTerms(P=step.inner.S, Z=step.inner.Z), SumTerms()))
-        matrices = Matrices(M=S, N=M, S=S, Z=basis.A)
+            return T
+        matrices = Matrices(M=T, N=T, T=T, Z=basis.A)
         if step.degree == 17:
-            left = SumTerms(S=step.left.S, Z=step.left.Z)
-            L, R = self._sums(basis, matrices, (left, SumTerms(S=step.right)))
-            matrices, last = Matrices(M=L, N=R, R=R, S=S, Z=basis.A), replace(last, P=step.sign)
-        (B,) = self._sums(basis, matrices, (last,))
+            L, R = self._sums(basis, matrices, (_terms(step.left), _terms(step.right)))
+            matrices = replace(matrices, M=L, N=R)
+        (B,) = self._sums(basis, matrices, (replace(_terms(step.last), P=step.sign),))
         return B
 
-    def _quadratics(self, basis: _Basis, sums: tuple[SumTerms, ...]) -> tuple[Tensor, ...]:
-        """P Z^2 + Z Z for each of the sums."""
-        rewritten = tuple(map(basis.quadratic, sums))
+    def _quadratic(self, basis: _Basis, terms: SumTerms) -> Tensor:
+        """P Z^2 + Z Z + I."""
+        rewritten = basis.quadratic(terms)
         if basis.squared is not None:
             assert basis.unit is not None
             return combine(basis.squared, rewritten, basis.unit, margin=self._bound.margin)
         matrices = Matrices(M=basis.A, N=basis.A, Z=basis.A)
-        return symmetric_sums(matrices, rewritten, self._tiling, scaling=basis.square)
+        (T,) = symmetric_sums(matrices, (rewritten,), self._tiling, scaling=basis.square)
+        return T
 
     def _sums(self, basis: _Basis, matrices: Matrices, sums: tuple[SumTerms, ...]) -> tuple[Tensor, ...]:
         return symmetric_sums(matrices, tuple(map(basis.terms, sums)), self._tiling, scaling=basis.later)
+
+
+def _terms(addends: Addends) -> SumTerms:
+    return SumTerms(T=addends.T, Z=addends.Z, identity=addends.identity)

@@ -5,7 +5,7 @@
 
     squares   sums of squares of G in float64, a part of it per program
     scale     X = unit / (margin ||G||_F + epsilon) G, rounded once
-    combine   Z's polynomials p (u A)^2 + z u A + i I, where u needs A^2 itself: 1 / u = margin^2 ||A^2||_F^(1/2)
+    combine   a polynomial p (u A)^2 + z u A + i I, where u needs A^2 itself: 1 / u = margin^2 ||A^2||_F^(1/2)
     apply     X' = sqrt(u) (alpha B X + beta X)
 
 G may have any strides; all else has contiguous rows. Whoever needs a sum adds the parts up in order.
@@ -100,10 +100,10 @@ def scale_kernel(
 
 @triton.jit(do_not_specialize=["n", "count"])
 def combine_kernel(
-    a, square, out, out_2, pitch,  # A, tau A^2 and the results, (batches, n, n) in rows of `pitch`; out_2 or None
+    a, square, out, pitch,  # A, tau A^2 and the result, (batches, n, n) in rows of `pitch`
     norms, square_norms, count,  # (batches, count): sums of squares of A and tau A^2
     unit,  # (batches,): u
-    n, margin, p, of_z, of_i, p_2, of_z_2, of_i_2,
+    n, margin, p, of_z, of_i,
     COUNT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DTYPE: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """p (u A)^2 + z u A + i I, one tile per program."""
@@ -124,12 +124,8 @@ def combine_kernel(
     u = unit_of(tl.sqrt(tl.sqrt(total_of(square_norms, batch, count, COUNT)) / tau), margin)
     if tl.program_id(0) == 0:
         tl.store(unit + batch, u)
-    of_square = u * u / tau
-    value = p * of_square * square + of_z * u * A
+    value = p * (u * u / tau) * square + of_z * u * A
     tl.store(out + place, tl.where(i == j, value + of_i, value).to(DTYPE), mask=inside)
-    if out_2 is not None:
-        value = p_2 * of_square * square + of_z_2 * u * A
-        tl.store(out_2 + place, tl.where(i == j, value + of_i_2, value).to(DTYPE), mask=inside)
 
 
 @triton.jit(do_not_specialize=["row_blocks", "column_blocks", "depth"])
@@ -197,22 +193,21 @@ class Squared:
     square_norms: Tensor
 
 
-def combine(known: Squared, sums: tuple[SumTerms, ...], unit: Tensor, *, margin: float) -> tuple[Tensor, ...]:
-    """P (u A)^2 + Z u A + I for each of one or two `sums`, and u into `unit`; 1 / u = margin^2 ||A^2||_F^(1/2)."""
+def combine(known: Squared, terms: SumTerms, unit: Tensor, *, margin: float) -> Tensor:
+    """P (u A)^2 + Z u A + I, and u into `unit`; 1 / u = margin^2 ||A^2||_F^(1/2)."""
     batches, n, _ = known.A.shape
     dtype, device = known.A.dtype, known.A.device
-    outputs = [empty_rows((batches, n, n), dtype, device) for _ in sums]
+    out = empty_rows((batches, n, n), dtype, device)
     rows, columns = 8, 512
     count = known.norms.shape[-1]
     overlap = device.type == "cuda"
     on_grid(combine_kernel, (triton.cdiv(n, rows) * triton.cdiv(n, columns), batches))(
-        known.A, known.square, outputs[0], outputs[1] if len(sums) > 1 else None, known.A.stride(1),
-        known.norms, known.square_norms, count, unit, n, margin,
-        *(value for terms in (sums[0], sums[-1]) for value in (terms.P, terms.Z, terms.identity)),
+        known.A, known.square, out, known.A.stride(1), known.norms, known.square_norms, count, unit, n, margin,
+        terms.P, terms.Z, terms.identity,
         COUNT=power_of_two(count), ROWS=rows, COLUMNS=columns, DTYPE=TRITON_DTYPES[dtype], OVERLAP=overlap,
         num_warps=4, launch_pdl=overlap, enable_fp_fusion=False,
     )  # fmt: skip
-    return tuple(outputs)
+    return out
 
 
 def apply(

@@ -1,11 +1,11 @@
 # Device functions carry no Python types, and Triton has no type information:
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-calls=False
 # mypy: disallow-untyped-decorators=False
-"""One symmetric product and one or two sums with it, p P + r R + s S + z Z + i I, for the steps of `iroot.odd_steps`.
+"""One symmetric product and one or two sums with it, p P + t T + z Z + i I, for the steps of `iroot.odd_steps`.
 
 P = M N^T for operands whose product is symmetric: M = N = X, or polynomials in one matrix. Tiles on or below the
 diagonal are computed and stored twice, with the tilings of `iroot/kernels/symmetric.py`. Here the epilogue is long: up
-to three addends are read and two results written, slice by slice, because whole tiles of them would not fit the
+to two addends are read and two results written, slice by slice, because whole tiles of them would not fit the
 registers beside the accumulator.
 
 In a first step Z is not at hand, but A = X X^T, and the scalar u of Z = stretch u A + shift I is known on the device
@@ -58,16 +58,14 @@ def unit_of(norm, margin):
 
 
 @triton.jit
-def _sum(acc, R, S, Z, terms, on_diagonal, DTYPE: tl.constexpr):
-    """p acc + r R + s S + z Z + i I, rounded once; a matrix that is None has no term."""
+def _sum(acc, T, Z, terms, on_diagonal, DTYPE: tl.constexpr):
+    """p acc + t T + z Z + i I, rounded once; a matrix that is None has no term."""
     value = terms[0] * acc
-    if R is not None:
-        value += terms[1] * R.to(tl.float32)
-    if S is not None:
-        value += terms[2] * S.to(tl.float32)
+    if T is not None:
+        value += terms[1] * T.to(tl.float32)
     if Z is not None:
-        value += terms[3] * Z.to(tl.float32)
-    return tl.where(on_diagonal, value + terms[4], value).to(DTYPE)
+        value += terms[2] * Z.to(tl.float32)
+    return tl.where(on_diagonal, value + terms[3], value).to(DTYPE)
 
 
 @triton.jit
@@ -84,27 +82,21 @@ def _store_twice(word, out, mirror, batch, row, col, ROWS: tl.constexpr, COLUMNS
 
 @triton.jit
 def _slice(
-    acc, r, s, z, out, mirror, out_2, mirror_2, batch, row, col, terms, terms_2,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, Z_TWICE: tl.constexpr, DTYPE: tl.constexpr, SQUARES: tl.constexpr,
+    acc, t, z, out, mirror, out_2, mirror_2, batch, row, col, terms, terms_2,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DTYPE: tl.constexpr, SQUARES: tl.constexpr,
 ):  # fmt: skip
     """Both sums for a slice of the accumulator; the sum of the first one's squares, which beyond n are zero."""
-    R = None
-    S = None
+    T = None
     Z = None
-    if r is not None:
-        R = _load(r, batch, row, col, ROWS, COLUMNS)
-    if s is not None:
-        S = _load(s, batch, row, col, ROWS, COLUMNS)
+    if t is not None:
+        T = _load(t, batch, row, col, ROWS, COLUMNS)
     if z is not None:
         Z = _load(z, batch, row, col, ROWS, COLUMNS)
     on_diagonal = row + tl.arange(0, ROWS)[:, None] == col + tl.arange(0, COLUMNS)[None, :]
-    word = _sum(acc, R, S, Z, terms, on_diagonal, DTYPE)
+    word = _sum(acc, T, Z, terms, on_diagonal, DTYPE)
     _store_twice(word, out, mirror, batch, row, col, ROWS, COLUMNS)
     if out_2 is not None:
-        if Z_TWICE:
-            word_2 = _sum(acc, R, S, Z, terms_2, on_diagonal, DTYPE)
-        else:
-            word_2 = _sum(acc, R, S, None, terms_2, on_diagonal, DTYPE)
+        word_2 = _sum(acc, T, Z, terms_2, on_diagonal, DTYPE)
         _store_twice(word_2, out_2, mirror_2, batch, row, col, ROWS, COLUMNS)
     total = 0.0
     if SQUARES:
@@ -115,25 +107,25 @@ def _slice(
 
 @triton.jit
 def _columns(
-    acc, r, s, z, out, mirror, out_2, mirror_2, batch, row, col, terms, terms_2,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, SLICE: tl.constexpr, Z_TWICE: tl.constexpr, DTYPE: tl.constexpr,
+    acc, t, z, out, mirror, out_2, mirror_2, batch, row, col, terms, terms_2,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, SLICE: tl.constexpr, DTYPE: tl.constexpr,
     SQUARES: tl.constexpr,
 ):  # fmt: skip
     """`_slice` for each SLICE columns."""
     if COLUMNS == SLICE:
         total = _slice(
-            acc, r, s, z, out, mirror, out_2, mirror_2, batch, row, col, terms, terms_2,
-            ROWS, COLUMNS, Z_TWICE, DTYPE, SQUARES,
+            acc, t, z, out, mirror, out_2, mirror_2, batch, row, col, terms, terms_2,
+            ROWS, COLUMNS, DTYPE, SQUARES,
         )  # fmt: skip
     else:
         left, right = acc.reshape(ROWS, 2, COLUMNS // 2).permute(0, 2, 1).split()
         total = _columns(
-            left, r, s, z, out, mirror, out_2, mirror_2, batch, row, col, terms, terms_2,
-            ROWS, COLUMNS // 2, SLICE, Z_TWICE, DTYPE, SQUARES,
+            left, t, z, out, mirror, out_2, mirror_2, batch, row, col, terms, terms_2,
+            ROWS, COLUMNS // 2, SLICE, DTYPE, SQUARES,
         )  # fmt: skip
         total += _columns(
-            right, r, s, z, out, mirror, out_2, mirror_2, batch, row, col + COLUMNS // 2, terms, terms_2,
-            ROWS, COLUMNS // 2, SLICE, Z_TWICE, DTYPE, SQUARES,
+            right, t, z, out, mirror, out_2, mirror_2, batch, row, col + COLUMNS // 2, terms, terms_2,
+            ROWS, COLUMNS // 2, SLICE, DTYPE, SQUARES,
         )  # fmt: skip
     return total
 
@@ -142,18 +134,18 @@ def _columns(
 def sum_kernel(
     programs,  # (number of programs, 4) int32: see tiling.Program
     left, right, right_tail,  # (batches, n, depth) in strips of rows; right is left for a square
-    r, s, z, z_tail,  # R, S, and Z or A, (batches, n, n) symmetric, in slices, and Z in a tail's slice; or None
+    t, z, z_tail,  # T, and Z or A, (batches, n, n) symmetric, in slices, and Z in a tail's slice; or None
     out, mirror, out_tail, mirror_tail,  # (batches, n, n) in slices and transposed slices, and in those of a tail
     out_2, mirror_2,  # the same for a second result, or None; slices are as wide as tails then
     squares,  # (batches, tiles) float32: sums of out's squares, or None; out has no term in I then
     norms,  # (batches, count) float32: sums of squares of A; LIMITED and FIRST
     unit,  # (batches,) float32: u; FIRST writes it, LATER reads it
-    tiles, count, margin, depth, p, of_r, of_s, of_z, of_i, p_2, of_r_2, of_s_2, of_z_2, of_i_2,
-    SCALING: tl.constexpr, Z_TWICE: tl.constexpr, COUNT: tl.constexpr,
+    tiles, count, margin, depth, p, of_t, of_z, of_i, p_2, of_t_2, of_z_2, of_i_2,
+    SCALING: tl.constexpr, COUNT: tl.constexpr,
     BLOCK: tl.constexpr, TAIL: tl.constexpr, SLICE: tl.constexpr, BLOCK_K: tl.constexpr, DTYPE: tl.constexpr,
     OVERLAP: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """One tile per program. Programs start in order of their number. Z_TWICE: the second sum has a term in Z too."""
+    """One tile per program. Programs start in order of their number."""
     slot = tl.program_id(0)
     batch = tl.load(programs + 4 * slot)
     row = tl.load(programs + 4 * slot + 1)
@@ -178,8 +170,8 @@ def sum_kernel(
         u = tl.load(unit + batch)
         of_z *= u
         of_z_2 *= u
-    terms = (p, of_r, of_s, of_z, of_i)
-    terms_2 = (p_2, of_r_2, of_s_2, of_z_2, of_i_2)
+    terms = (p, of_t, of_z, of_i)
+    terms_2 = (p_2, of_t_2, of_z_2, of_i_2)
     head = tl.zeros((BLOCK, BLOCK), tl.float32)
     if TAIL > 0 and wide == 1:
         tail = tl.zeros((BLOCK, TAIL), tl.float32)
@@ -188,12 +180,12 @@ def sum_kernel(
         )  # fmt: skip
         # The tail first: its registers are free for the slices of the head.
         total = _columns(
-            tail, r, s, z_tail, out_tail, mirror_tail, out_2, mirror_2, batch, row, col + BLOCK, terms, terms_2,
-            BLOCK, TAIL, TAIL, Z_TWICE, DTYPE, squares is not None,
+            tail, t, z_tail, out_tail, mirror_tail, out_2, mirror_2, batch, row, col + BLOCK, terms, terms_2,
+            BLOCK, TAIL, TAIL, DTYPE, squares is not None,
         )  # fmt: skip
         total += _columns(
-            head, r, s, z, out, mirror, out_2, mirror_2, batch, row, col, terms, terms_2,
-            BLOCK, BLOCK, SLICE, Z_TWICE, DTYPE, squares is not None,
+            head, t, z, out, mirror, out_2, mirror_2, batch, row, col, terms, terms_2,
+            BLOCK, BLOCK, SLICE, DTYPE, squares is not None,
         )  # fmt: skip
         total *= 2.0
     else:
@@ -205,8 +197,8 @@ def sum_kernel(
             k = tl.arange(0, BLOCK)
             head = tl.where(k[:, None] >= k[None, :], head, head.T)
         total = _columns(
-            head, r, s, z, out, mirror, out_2, mirror_2, batch, row, col, terms, terms_2,
-            BLOCK, BLOCK, SLICE, Z_TWICE, DTYPE, squares is not None,
+            head, t, z, out, mirror, out_2, mirror_2, batch, row, col, terms, terms_2,
+            BLOCK, BLOCK, SLICE, DTYPE, squares is not None,
         )  # fmt: skip
         total *= weight
     if squares is not None:
@@ -215,17 +207,16 @@ def sum_kernel(
 
 @dataclass(frozen=True, kw_only=True)
 class SumTerms:
-    """The factors of P, R, S, Z and of the identity in a sum."""
+    """The factors of P, T, Z and of the identity in a sum."""
 
     P: float = 1.0
-    R: float = 0.0
-    S: float = 0.0
+    T: float = 0.0
     Z: float = 0.0
     identity: float = 0.0
 
     @property
-    def values(self) -> tuple[float, float, float, float, float]:
-        return self.P, self.R, self.S, self.Z, self.identity
+    def values(self) -> tuple[float, float, float, float]:
+        return self.P, self.T, self.Z, self.identity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,13 +225,12 @@ class Matrices:
 
     M: Tensor
     N: Tensor
-    R: Tensor | None = None
-    S: Tensor | None = None
+    T: Tensor | None = None
     Z: Tensor | None = None
 
     @property
     def addends(self) -> int:
-        return sum(A is not None for A in (self.R, self.S, self.Z))
+        return sum(A is not None for A in (self.T, self.Z))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,7 +276,7 @@ def symmetric_sums(
 ) -> tuple[Tensor, ...]:
     """One launch: each of one or two `sums` with P = M N^T, (batches, n, n), exactly symmetric.
 
-    Entries are float32 sums rounded once. Of two sums, the second should be the one without a term in Z.
+    Entries are float32 sums rounded once.
 
     Args:
         matrices: 16-bit, of one dtype, rows contiguous and in steps of 16 bytes; the result symmetric.
@@ -306,14 +296,14 @@ def symmetric_sums(
     on_grid(sum_kernel, (programs.shape[0],))(
         programs, left, left if matrices.M is matrices.N else descriptor(matrices.N, block, block_k),
         descriptor(matrices.N, tail, block_k) if tail else None,
-        *(_blocks(A, block, width) for A in (matrices.R, matrices.S, matrices.Z)), _blocks(matrices.Z, block, tail),
+        *(_blocks(A, block, width) for A in (matrices.T, matrices.Z)), _blocks(matrices.Z, block, tail),
         _blocks(outputs[0], block, width), _blocks(outputs[0], width, block),
         _blocks(outputs[0], block, tail), _blocks(outputs[0], tail, block),
         _blocks(second, block, width), _blocks(second, width, block),
         squares, scaling.norms, scaling.unit, programs.shape[0] // batches, scaling.count, scaling.margin, depth,
         *sums[0].values, *sums[-1].values,
-        SCALING=_KINDS[scaling.kind].value, Z_TWICE=len(sums) > 1 and sums[1].Z != 0.0,
-        COUNT=power_of_two(scaling.count), BLOCK=block, TAIL=tail, SLICE=width, BLOCK_K=block_k,
+        SCALING=_KINDS[scaling.kind].value, COUNT=power_of_two(scaling.count),
+        BLOCK=block, TAIL=tail, SLICE=width, BLOCK_K=block_k,
         DTYPE=TRITON_DTYPES[matrices.M.dtype], OVERLAP=overlap, EARLY=tiling.lets_next_in,
         num_warps=tiling.warps, num_stages=tiling.stages, launch_pdl=overlap,
         # Slices must round alike for tiles on the diagonal to stay symmetric to the last bit.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from iroot.odd_steps import OddStep
+from iroot.odd_steps import Addends, OddStep
 from iroot.ops import Ops
 
 
@@ -44,32 +44,36 @@ def scaled_square(A: Tensor, norm: Tensor, ops: Ops) -> tuple[Tensor, Tensor]:
 def multiplier_of_scaled(A: Tensor, squared: Tensor, tau: Tensor, bound: Tensor, step: OddStep, ops: Ops) -> Tensor:
     """B at A / bound, where `squared` = (tau A)^2 takes the place of its first product."""
     by_squared = (tau * bound).square().reciprocal()
-    if step.degree == 5:
-        return ops.cast((A * (step.last.Z / bound)).add_(squared * (step.last.S * by_squared)))
-    Z = _shifted(A * (step.stretch / bound), step.shift, ops)
     wide = squared * (step.stretch**2 * by_squared)
+    if step.degree == 5:
+        return ops.cast((A * (step.inner.Z / bound)).add_(wide, alpha=step.inner.S))
+    Z = _shifted(A * (step.stretch / bound), step.shift, ops)
     wide = wide.add_(A * (2.0 * step.stretch * step.shift / bound))
-    return _upper(Z, _shifted(wide, step.shift**2, ops), step, ops)
+    wide.diagonal(dim1=-2, dim2=-1).add_(step.shift**2)
+    return _upper(Z, wide, step, ops)
 
 
 def _multiplier(A: Tensor, step: OddStep, ops: Ops) -> Tensor:
     """B = q(A) - a I."""
     if step.degree == 5:
-        return ops.symmetric_quadratic(A, 0.0, step.last.Z, step.last.S)
+        return ops.symmetric_quadratic(A, 0.0, step.inner.Z, step.inner.S)
     Z = _shifted(A.to(_sums(A)) * step.stretch, step.shift, ops)
     return _upper(Z, ops.symmetric_matmul(Z, Z), step, ops)
 
 
 def _upper(Z: Tensor, S: Tensor, step: OddStep, ops: Ops) -> Tensor:
     """B of degree 9 or 17 from Z and S = Z^2."""
-    M = ops.cast(_sum((S, step.inner.S), (Z, step.inner.Z)))
-    product = ops.matmul_wide(S, M)
-    if step.degree == 9:
-        return ops.cast(product.add_(_sum((S, step.last.S), (Z, step.last.Z))))
-    L = ops.cast(product + _sum((S, step.left.S), (Z, step.left.Z)))
-    R = ops.cast(product.add_(S, alpha=step.right))
-    product = ops.matmul_wide(L, R).mul_(step.sign)
-    return ops.cast(product.add_(_sum((R, step.last.R), (S, step.last.S), (Z, step.last.Z))))
+    T = _shifted(_sum((S, step.inner.S), (Z, step.inner.Z)), step.inner.identity, ops)
+    product = ops.matmul_wide(T, T)
+    if step.degree == 17:
+        L, R = (_with(product, T, Z, addends, ops) for addends in (step.left, step.right))
+        product = ops.matmul_wide(L, R)
+    return _with(product.mul_(step.sign), T, Z, step.last, ops)
+
+
+def _with(product: Tensor, T: Tensor, Z: Tensor, addends: Addends, ops: Ops) -> Tensor:
+    """The product and its addends, rounded."""
+    return _shifted(product + _sum((T, addends.T), (Z, addends.Z)), addends.identity, ops)
 
 
 def _sum(*terms: tuple[Tensor, float]) -> Tensor:

@@ -24,7 +24,7 @@ from torch import Tensor
 from iroot.coefficients import named_table
 from iroot.errors import InvalidInputError
 from iroot.methods._polar import Normalisation, Recipe, polar_factor
-from iroot.odd_steps import FROBENIUS, Factors, OddStep, StepBound, odd_step, quintics
+from iroot.odd_steps import FROBENIUS, Addends, Inner, OddStep, StepBound, odd_step, quintics
 from iroot.precision import get_precision
 from iroot.registry import Operands
 from iroot.schedules import Design, compose_steps
@@ -83,18 +83,17 @@ from iroot.triton_ops import TritonOps  # noqa: E402
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _one_phase_each(memory, X, table, m, n, TILE: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Z from X[0], S and M from Z, L and R from `memory`'s S and M, X[1] from its B, in one program's share of tiles.
+    """Z from X[0], T from Z, L and R from `memory`'s T, B from its L and R, X[1] from its B: a program's tiles of each.
 
-    `memory` (3 * 6, m, m): every phase reads the first six matrices, which it leaves alone.
+    `memory` (13, m, m): every phase reads the first five matrices, which it leaves alone.
     """
     first, programs = tl.program_id(0), tl.num_programs(0)
-    odd_phases.gram_phase(X, None, 0, memory, 6, first, programs, m, n, 0.5, 2.0, 0.75, None, False, TILE, TILE)
-    odd_phases.square_phase(
-        memory, None, 0, 8, 7, 9, first, programs, m, 0.25, 0.5, 0.75, 0.5, 0.25, None, False, TILE, TILE
-    )
-    odd_phases.product_phase(memory, None, 0, 2, 3, 10, 11, first, programs, m, table + 6, TILE, TILE)
-    odd_phases.product_phase(memory, None, 0, 4, 5, 12, -1, first, programs, m, table + 11, TILE, TILE)
-    odd_phases.combine_phase(memory, 0, 2, 13, 14, 15, first, programs, m, 0.25, 0.5, 0.75, 0.5, 0.25, TILE)
+    inner = (0.5, 0.25, 0.125)
+    odd_phases.gram_phase(X, None, 0, memory, 5, first, programs, m, n, 0.5, 2.0, 0.75, None, False, TILE, TILE)
+    odd_phases.square_phase(memory, None, 0, 7, 6, first, programs, m, 0.25, 0.5, 0.75, inner, None, False, TILE, TILE)
+    odd_phases.product_phase(memory, None, 0, 2, 2, 8, 9, first, programs, m, table + 7, TILE, TILE)
+    odd_phases.product_phase(memory, None, 0, 3, 4, 10, -1, first, programs, m, table + 13, TILE, TILE)
+    odd_phases.combine_phase(memory, 0, 2, 12, 11, first, programs, m, 0.25, 0.5, 0.75, inner, TILE)
     odd_phases.apply_phase(memory, None, 1, X, None, 0, 1, first, programs, m, n, 2.0, 0.5, TILE, TILE, TILE)
 
 
@@ -200,31 +199,29 @@ def test_programs_share_out_every_tile(side: int, programs: int) -> None:
     m, n = 16 * side, 32
     X = torch.empty(2, m, n, dtype=torch.float16, device=DEVICE)
     X[0] = gaussian(m, n)
-    memory = torch.empty(18, m, m, dtype=torch.float16, device=DEVICE)
-    memory[:6] = torch.stack([M + M.mT for M in gaussian(6, m, m)]) / m**0.5
-    # They commute, so that products are symmetric, up to about what rounding leaves of that.
-    memory[3], memory[5] = (factor * memory[i] + 2.0**-12 * memory[0] for factor, i in ((0.5, 2), (-1.0, 4)))
+    memory = torch.empty(13, m, m, dtype=torch.float16, device=DEVICE)
+    memory[:5] = torch.stack([M + M.mT for M in gaussian(5, m, m)]) / m**0.5
+    # They commute, so that the product is symmetric, up to about what rounding leaves of that.
+    memory[4] = -1.0 * memory[3] + 2.0**-12 * memory[0]
     step = OddStep(
-        degree=17, constant=0.0, inner=Factors(S=0.5, Z=0.25), left=Factors(S=2.0, Z=-1.0), right=1.5, sign=-1.0,
-        last=Factors(R=0.5, S=-0.5, Z=0.125),
+        degree=17, constant=0.0, inner=Inner(S=0.5, Z=0.25), left=Addends(T=2.0, Z=-1.0, identity=0.5),
+        right=Addends(T=1.5, Z=0.25), sign=-1.0, last=Addends(T=-0.5, Z=0.125),
     )  # fmt: skip
     _one_phase_each[(programs,)](memory, X, device_table((step,), DEVICE), m, n, TILE=16)
-    G, (Z, B, S, M, L, R) = X[0].double(), memory[:6].double()
+    G, (Z, B, T, L, R) = X[0].double(), memory[:5].double()
     one = torch.eye(m, dtype=torch.float64, device=DEVICE)
     half = 0.5 * Z + 0.75 * one
-    stored = 0.25 * S + 0.75 * Z + 0.5625 * one
+    stored = 0.25 * T + 0.75 * Z + 0.5625 * one
     squared = 0.25 * Z @ Z + 0.75 * Z + 0.5625 * one
     expected = {
-        6: 0.5 * G @ G.mT + 0.75 * one,
-        7: half,
-        8: squared,
-        9: 0.5 * squared + 0.25 * half,
-        10: S @ M + 2.0 * S - Z,
-        11: S @ M + 1.5 * S,
-        12: -(L @ R) + 0.5 * R - 0.5 * S + 0.125 * Z,
-        13: stored,
-        14: half,
-        15: 0.5 * stored + 0.25 * half,
+        5: 0.5 * G @ G.mT + 0.75 * one,
+        6: half,
+        7: 0.5 * squared + 0.25 * half + 0.125 * one,
+        8: T @ T + 2.0 * T - Z + 0.5 * one,
+        9: T @ T + 1.5 * T + 0.25 * Z,
+        10: -(L @ R) - 0.5 * T + 0.125 * Z,
+        11: half,
+        12: 0.5 * stored + 0.25 * half + 0.125 * one,
     }
     for index, exact in expected.items():
         assert error(memory[index], exact) < 1e-3, index

@@ -14,7 +14,7 @@ PUBLISHED_CUSHION = 0.02407327424182761
 
 
 def triples(steps: tuple[OddStep, ...]) -> list[OddQuintic]:
-    return [(step.constant, step.last.Z, step.last.S) for step in steps]
+    return [(step.constant, step.inner.Z, step.inner.S) for step in steps]
 
 
 def test_composition_reproduces_the_published_polar_express_list() -> None:
