@@ -6,7 +6,6 @@ references are made on the CPU, so that a sanitizer looks at little but these ke
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import cycle
@@ -18,6 +17,8 @@ from iroot.coefficients import named_table
 from iroot.graded_steps import word_steps
 from iroot.kernels.graded_root import PROMOTE_K, GradedPlan, graded_root, square_bound
 from iroot.kernels.multiply_add import BLOCKINGS, Blocking, multiply_add
+from iroot.kernels.odd_persistent import STEP_TILES, StepPlan, StepTiles, persistent_odd_steps, reference_odd_steps
+from iroot.kernels.odd_products import ProductPlan, odd_products
 from iroot.kernels.operands import processors
 from iroot.kernels.quantise import FORMAT_NAMES, Rounded, Source, quantise_together
 from iroot.kernels.quantise_rows import quantise_rows
@@ -26,7 +27,7 @@ from iroot.kernels.split_product import BLOCKINGS as SPLIT_BLOCKINGS
 from iroot.kernels.split_product import split, split_product
 from iroot.kernels.symmetric import Terms, symmetric_product
 from iroot.kernels.tiling import GRADED_TILINGS, PROMOTED, TILINGS, Tiling
-from iroot.odd_steps import Degree
+from iroot.odd_steps import FROBENIUS, Degree, OddStep, StepBound, quintics
 from iroot.polar_schedules import polar_schedule
 from iroot.precision import get_precision
 from iroot.quantize import FORMATS, find_scale, power_of_two_scale, quantise
@@ -231,48 +232,52 @@ def results(device: torch.device) -> Iterator[Found]:
             yield distance(shifted_result(product, addend, mu.to(device), terms, scales=given), exact, 2.0**-8)
 
 
-def persistent_quintic(device: torch.device) -> Iterator[Found]:
-    """Two quintic steps in one kernel, every configuration, its loads by threads and by the copy engine."""
-    kernel = importlib.import_module(QUINTIC)
-    table = named_table("jiacheng_you").take(2)
-    tiny = kernel.StepTiles(block=16, rows=32, columns=16, block_k=32, warps=4, stages=2, loads="copy_engine")
-    by_engine = (replace(tiles, loads="copy_engine") for tiles in kernel.STEP_TILES)
-    configurations = cycle((tiny,) if device.type == "cpu" else (*kernel.STEP_TILES, *by_engine))
-    for shape, tiles in zip(shapes(device), configurations, strict=False):
-        G = shape.place(shape.draw(shape.n, shape.depth))
-        # Interpreted programs run one after the other and cannot wait for each other.
-        plan = kernel.StepPlan(tiles=tiles, groups=1, programs=1 if shape.interpreted else processors(device))
-        exact = kernel.reference_steps(G.cpu().double(), table)
-        rounded = distance(kernel.reference_steps(G.cpu(), table), exact, 1.0).error
-        # The interpreter cuts bfloat16 off instead of rounding it, in every step.
-        slack = 8.0 if shape.interpreted and shape.dtype is torch.bfloat16 else 1.3
-        yield distance(kernel.quintic_steps(G, table, plan=plan), exact, slack * max(rounded, 5e-4))
-
-
 def persistent_odd(device: torch.device) -> Iterator[Found]:
-    """Steps of degree 17, 9 and 5 in one kernel, every configuration, its loads by threads and by the copy engine."""
-    kernel = importlib.import_module(ODD)
+    """Steps of degree 17, 9 and 5 in one kernel, every bound and configuration; loads by threads or copy engine."""
     degrees: tuple[Degree, ...] = (17, 5) if device.type == "cpu" else (17, 9, 5)
     steps = polar_schedule(1e-3, steps=len(degrees), degrees=degrees)
-    tiny = kernel.StepTiles(block=32, rows=32, columns=32, block_k=32, warps=4, stages=2, loads="copy_engine")
-    both = (replace(tiles, loads=loads) for tiles in kernel.STEP_TILES for loads in ("threads", "copy_engine"))
-    for shape, tiles in zip(shapes(device), cycle((tiny,) if device.type == "cpu" else both), strict=False):
+    tiny = StepTiles(block=32, rows=32, columns=32, block_k=32, warps=4, stages=2, loads="copy_engine")
+    both = (replace(tiles, loads=loads) for tiles in STEP_TILES for loads in ("threads", "copy_engine"))
+    configurations = cycle((tiny,) if device.type == "cpu" else both)
+    for shape, tiles, bound in zip(shapes(device), configurations, cycle((SCHATTEN8, FROBENIUS, GRAM)), strict=False):
         G = shape.place(shape.draw(shape.n, shape.depth))
         # Interpreted programs run one after the other and cannot wait for each other.
-        plan = kernel.StepPlan(tiles=tiles, groups=1, programs=1 if shape.interpreted else processors(device))
-        exact = kernel.reference_odd_steps(G.cpu().double(), steps)
-        rounded = distance(kernel.reference_odd_steps(G.cpu(), steps), exact, 1.0).error
-        # The interpreter cuts bfloat16 off instead of rounding it, in every step.
-        slack = 8.0 if shape.interpreted and shape.dtype is torch.bfloat16 else 1.3
-        X = kernel.persistent_odd_steps(G, steps, plan=plan)
-        yield distance(X, exact, slack * max(rounded, 5e-4))
+        plan = StepPlan(tiles=tiles, groups=1, programs=1 if shape.interpreted else processors(device))
+        yield odd_right(persistent_odd_steps(G, steps, bound=bound, plan=plan), G, steps, bound)
 
 
-QUINTIC, ODD = "iroot.kernels.quintic_steps", "iroot.kernels.odd_persistent"
+def separate_odd(device: torch.device) -> Iterator[Found]:
+    """The same steps by a launch per product: every degree first, every bound, tiling and blocking."""
+    published = quintics(named_table("jiacheng_you").take(2))
+    schedules: tuple[tuple[tuple[OddStep, ...], StepBound], ...] = (
+        (polar_schedule(3e-3, steps=3, degrees=(5, 17, 17)), SCHATTEN8),
+        (polar_schedule(0.018, steps=2, degrees=(9, 17)), SCHATTEN8),
+        (polar_schedule(0.2, steps=1, degrees=(17,)), GRAM),
+        (published, GRAM),
+        (published, FROBENIUS),
+    )
+    interpreted = device.type == "cpu"
+    tilings = cycle((replace(TINY, block_k=32),) if interpreted else GRADED_TILINGS)
+    blockings = cycle((Blocking(rows=32, columns=32, block_k=32, warps=4, stages=2),) if interpreted else BLOCKINGS)
+    for shape, tiling, blocking in zip(shapes(device), tilings, blockings, strict=False):
+        G = shape.place(shape.draw(shape.n, shape.depth))
+        plan = ProductPlan(tiling=tiling, blocking=blocking)
+        for steps, bound in schedules:
+            yield odd_right(odd_products(G, steps, bound=bound, dtype=shape.dtype, plan=plan), G, steps, bound)
+
+
+def odd_right(X: Tensor, G: Tensor, steps: tuple[OddStep, ...], bound: StepBound) -> Found:
+    """Against the same steps in float64; allowed is what the library loses that rounds at the same places."""
+    exact = reference_odd_steps(G.cpu().double(), steps, bound=bound)
+    rounded = distance(reference_odd_steps(G.cpu(), steps, bound=bound), exact, 1.0).error
+    # The interpreter cuts bfloat16 off instead of rounding it, in every step.
+    slack = 8.0 if G.device.type == "cpu" and G.dtype is torch.bfloat16 else 1.3
+    return distance(X, exact, slack * max(rounded, 5e-4))
+
+
+GRAM, SCHATTEN8 = StepBound(norm="gram", margin=1.01), StepBound(norm="schatten8", margin=1.01)
 CHECKS: dict[str, Callable[[torch.device], Iterator[Found]]] = {
     "symmetric": symmetric, "multiply_add": fused_addition, "split_product": split_words, "graded_root": graded,
     "quantise": per_matrix, "quantise_rows": per_row, "scaled_result": results,
+    "odd_persistent": persistent_odd, "odd_products": separate_odd,
 }  # fmt: skip
-for module, check in ((QUINTIC, persistent_quintic), (ODD, persistent_odd)):
-    if importlib.util.find_spec(module) is not None:  # the second takes the place of the first
-        CHECKS[module.rpartition(".")[2]] = check

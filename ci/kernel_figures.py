@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -31,7 +29,6 @@ import triton
 from torch import Tensor
 
 MISSING = "–"
-QUINTIC, ODD = "iroot.kernels.quintic_steps", "iroot.kernels.odd_persistent"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,16 +185,25 @@ def quantise(n: int) -> Callable[[], object]:
     return lambda: quantise_together(*sources)
 
 
-def polar(n: int) -> Callable[[], object]:
-    """Five quintic steps in one kernel."""
-    from iroot.coefficients import named_table
+def odd_products(n: int) -> Callable[[], object]:
+    """Two steps by a launch per product; the second, of degree 17, has every kind of product."""
+    from iroot.kernels.odd_products import odd_products
+    from iroot.polar_schedules import polar_schedule
 
-    table, G = named_table("jiacheng_you").take(5), gaussian(n, n)
-    if importlib.util.find_spec(ODD) is None:
-        quintic = importlib.import_module(QUINTIC)
-        return lambda: quintic.quintic_steps(G, table)
-    odd, steps = importlib.import_module(ODD), importlib.import_module("iroot.odd_steps").quintics(table)
-    return lambda: odd.persistent_odd_steps(G, steps)
+    G, steps = gaussian(n, n), polar_schedule(0.02, steps=2, degrees=(5, 17))
+    assert [step.degree for step in steps] == [5, 17]
+    return lambda: odd_products(G, steps, dtype=torch.float16)
+
+
+def odd_persistent(n: int) -> Callable[[], object]:
+    """Three steps in one kernel, with the bound that takes a product more."""
+    from iroot.kernels.odd_persistent import persistent_odd_steps
+    from iroot.odd_steps import StepBound
+    from iroot.polar_schedules import polar_schedule
+
+    G, steps = gaussian(n, n), polar_schedule(0.003, steps=3, degrees=(5, 17, 17))
+    bound = StepBound(norm="schatten8", margin=1.01)
+    return lambda: persistent_odd_steps(G, steps, bound=bound, dtype=torch.float16)
 
 
 WORKLOADS = {
@@ -212,7 +218,12 @@ WORKLOADS = {
         for n in (1024, 2048)
     },
     "quantise-4096": Workload(prepare=lambda: quantise(4096)),
-    "polar-1024": Workload(prepare=lambda: polar(1024)),
+    # Launched: the sum of squares and X; A, B, X of the first step; Z, (S, M), (L, R), B and X of the second.
+    **{
+        f"odd-{n}": Workload(prepare=lambda n=n: odd_products(n), parts=("S M", "L R", "B", "apply"), skip=6)  # type: ignore[misc]
+        for n in (1024, 2048, 4096)
+    },
+    "odd-persistent-512": Workload(prepare=lambda: odd_persistent(512)),
 }
 
 
