@@ -134,7 +134,7 @@ def _columns(
 def sum_kernel(
     programs,  # (number of programs, 4) int32: see tiling.Program
     left, right, right_tail,  # (batches, n, depth) in strips of rows; right is left for a square
-    t, z, z_tail,  # T, and Z or A, (batches, n, n) symmetric, in slices, and Z in a tail's slice; or None
+    t, z, t_tail, z_tail,  # T, and Z or A, (batches, n, n) symmetric, in slices and in those of a tail; or None
     out, mirror, out_tail, mirror_tail,  # (batches, n, n) in slices and transposed slices, and in those of a tail
     out_2, mirror_2,  # the same for a second result, or None; slices are as wide as tails then
     squares,  # (batches, tiles) float32: sums of out's squares, or None; out has no term in I then
@@ -180,7 +180,7 @@ def sum_kernel(
         )  # fmt: skip
         # The tail first: its registers are free for the slices of the head.
         total = _columns(
-            tail, t, z_tail, out_tail, mirror_tail, out_2, mirror_2, batch, row, col + BLOCK, terms, terms_2,
+            tail, t_tail, z_tail, out_tail, mirror_tail, out_2, mirror_2, batch, row, col + BLOCK, terms, terms_2,
             BLOCK, TAIL, TAIL, DTYPE, squares is not None,
         )  # fmt: skip
         total += _columns(
@@ -288,7 +288,7 @@ def symmetric_sums(
     batches, n, depth = matrices.M.shape
     outputs = [empty_rows((batches, n, n), matrices.M.dtype, matrices.M.device) for _ in sums]
     block, tail, block_k = tiling.block, tiling.tail, tiling.block_k
-    width = _slice_width(tiling, len(sums) + matrices.addends)
+    width = _slice_width(tiling, matrices.addends, len(sums))
     programs = device_programs(n, batches, block, tail, matrices.M.device)
     left = descriptor(matrices.M, block, block_k)
     overlap = matrices.M.device.type == "cuda"
@@ -296,7 +296,7 @@ def symmetric_sums(
     on_grid(sum_kernel, (programs.shape[0],))(
         programs, left, left if matrices.M is matrices.N else descriptor(matrices.N, block, block_k),
         descriptor(matrices.N, tail, block_k) if tail else None,
-        *(_blocks(A, block, width) for A in (matrices.T, matrices.Z)), _blocks(matrices.Z, block, tail),
+        *(_blocks(A, block, columns) for columns in (width, tail) for A in (matrices.T, matrices.Z)),
         _blocks(outputs[0], block, width), _blocks(outputs[0], width, block),
         _blocks(outputs[0], block, tail), _blocks(outputs[0], tail, block),
         _blocks(second, block, width), _blocks(second, width, block),
@@ -321,11 +321,11 @@ def _blocks(A: Tensor | None, rows: int, columns: int) -> TensorDescriptor | Non
     return None if A is None or rows * columns == 0 else descriptor(A, rows, columns)
 
 
-def _slice_width(tiling: Tiling, matrices: int) -> int:
-    """Columns of a tile that the epilogue handles at a time, for so many addends and results.
+def _slice_width(tiling: Tiling, addends: int, results: int) -> int:
+    """Columns of a tile that the epilogue handles at a time.
 
     No form of the kernel spills so, with 4 warps: 255 registers at most (Triton 3.6 for sm_90, 2026-11-23).
     """
-    if matrices <= 2 or (tiling.block < 128 and not tiling.tail):
+    if results == 1 or addends == 0 or (tiling.block < 128 and not tiling.tail):
         return tiling.block
-    return tiling.tail or (64 if matrices == 3 else 32)
+    return tiling.tail or 32
