@@ -235,7 +235,7 @@ def results(device: torch.device) -> Iterator[Found]:
 def persistent_odd(device: torch.device) -> Iterator[Found]:
     """Steps of degree 17, 9 and 5 in one kernel, every bound and configuration; loads by threads or copy engine."""
     degrees: tuple[Degree, ...] = (17, 5) if device.type == "cpu" else (17, 9, 5)
-    steps = polar_schedule(1e-3, steps=len(degrees), degrees=degrees)
+    steps = polar_schedule(0.02, steps=len(degrees), degrees=degrees)
     tiny = StepTiles(block=32, rows=32, columns=32, block_k=32, warps=4, stages=2, loads="copy_engine")
     both = (replace(tiles, loads=loads) for tiles in STEP_TILES for loads in ("threads", "copy_engine"))
     configurations = cycle((tiny,) if device.type == "cpu" else both)
@@ -243,35 +243,41 @@ def persistent_odd(device: torch.device) -> Iterator[Found]:
         G = shape.place(shape.draw(shape.n, shape.depth))
         # Interpreted programs run one after the other and cannot wait for each other.
         plan = StepPlan(tiles=tiles, groups=1, programs=1 if shape.interpreted else processors(device))
-        yield odd_right(persistent_odd_steps(G, steps, bound=bound, plan=plan), G, steps, bound)
+        X = persistent_odd_steps(G, steps, bound=bound, plan=plan)
+        yield odd_right(X, G, steps, bound, slack=1.3)
 
 
 def separate_odd(device: torch.device) -> Iterator[Found]:
     """The same steps by a launch per product: every degree first, every bound, tiling and blocking."""
     published = quintics(named_table("jiacheng_you").take(2))
-    schedules: tuple[tuple[tuple[OddStep, ...], StepBound], ...] = (
-        (polar_schedule(3e-3, steps=3, degrees=(5, 17, 17)), SCHATTEN8),
-        (polar_schedule(0.018, steps=2, degrees=(9, 17)), SCHATTEN8),
-        (polar_schedule(0.2, steps=1, degrees=(17,)), GRAM),
-        (published, GRAM),
-        (published, FROBENIUS),
+    # Rounding to bfloat16 can take most of what steps for singular values from 0.003 give: they are for float16.
+    schedules: tuple[tuple[tuple[OddStep, ...], StepBound, torch.dtype | None], ...] = (
+        (polar_schedule(3e-3, steps=3, degrees=(5, 17, 17)), SCHATTEN8, torch.float16),
+        (polar_schedule(0.018, steps=2, degrees=(9, 17)), SCHATTEN8, None),
+        (polar_schedule(0.2, steps=1, degrees=(17,)), GRAM, None),
+        (published, GRAM, None),
+        (published, FROBENIUS, None),
     )
     interpreted = device.type == "cpu"
     tilings = cycle((replace(TINY, block_k=32),) if interpreted else GRADED_TILINGS)
     blockings = cycle((Blocking(rows=32, columns=32, block_k=32, warps=4, stages=2),) if interpreted else BLOCKINGS)
-    for shape, tiling, blocking in zip(shapes(device), tilings, blockings, strict=False):
+    # Interpreted, the two shapes share the schedules out.
+    taken = cycle((schedules[::2], schedules[1::2]) if interpreted else (schedules,))
+    for shape, tiling, blocking, those in zip(shapes(device), tilings, blockings, taken, strict=False):
         G = shape.place(shape.draw(shape.n, shape.depth))
         plan = ProductPlan(tiling=tiling, blocking=blocking)
-        for steps, bound in schedules:
-            yield odd_right(odd_products(G, steps, bound=bound, dtype=shape.dtype, plan=plan), G, steps, bound)
+        for steps, bound, dtype in those:
+            X = odd_products(G, steps, bound=bound, dtype=dtype or shape.dtype, plan=plan)
+            # Here G is rounded as it enters, which neither the persistent kernel nor the reference does.
+            yield odd_right(X, G, steps, bound, slack=2.0)
 
 
-def odd_right(X: Tensor, G: Tensor, steps: tuple[OddStep, ...], bound: StepBound) -> Found:
-    """Against the same steps in float64; allowed is what the library loses that rounds at the same places."""
+def odd_right(X: Tensor, G: Tensor, steps: tuple[OddStep, ...], bound: StepBound, *, slack: float) -> Found:
+    """Against the same steps in float64; allowed is `slack` times what the library loses that rounds like a kernel."""
     exact = reference_odd_steps(G.cpu().double(), steps, bound=bound)
-    rounded = distance(reference_odd_steps(G.cpu(), steps, bound=bound), exact, 1.0).error
-    # The interpreter cuts bfloat16 off instead of rounding it, in every step.
-    slack = 8.0 if G.device.type == "cpu" and G.dtype is torch.bfloat16 else 1.3
+    rounded = distance(reference_odd_steps(G.cpu(), steps, bound=bound, dtype=X.dtype), exact, 1.0).error
+    if X.device.type == "cpu" and X.dtype is torch.bfloat16:
+        slack = 8.0  # the interpreter cuts bfloat16 off instead of rounding it, in every step
     return distance(X, exact, slack * max(rounded, 5e-4))
 
 

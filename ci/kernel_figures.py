@@ -218,9 +218,9 @@ WORKLOADS = {
         for n in (1024, 2048)
     },
     "quantise-4096": Workload(prepare=lambda: quantise(4096)),
-    # Launched: the sum of squares and X; A, B, X of the first step; Z, (S, M), (L, R), B and X of the second.
+    # Launched: the sum of squares and X; A, B, X of the first step; Z, T, (L, R), B and X of the second.
     **{
-        f"odd-{n}": Workload(prepare=lambda n=n: odd_products(n), parts=("S M", "L R", "B", "apply"), skip=6)  # type: ignore[misc]
+        f"odd-{n}": Workload(prepare=lambda n=n: odd_products(n), parts=("T", "L R", "B", "apply"), skip=6)  # type: ignore[misc]
         for n in (1024, 2048, 4096)
     },
     "odd-persistent-512": Workload(prepare=lambda: odd_persistent(512)),
