@@ -67,8 +67,8 @@ FIVE = quintics(named_table("jiacheng_you").take(5))
 LONG = minimax(2, 8, 8, lower=0.003)
 SHORT = minimax(4, 8, lower=0.018, cushion=0.02)
 ONE = minimax(8, lower=0.2)
-SCHEDULES = {"quintics": FIVE[:3], "5 17 17": LONG, "9 17": SHORT, "17": ONE}
-NARROW = StepTiles(block=16, rows=16, columns=32, block_k=32, warps=4, stages=2)
+SCHEDULES = {"quintics": FIVE[:2], "5 17 17": LONG, "9 17": SHORT, "17": ONE}
+NARROW = StepTiles(block=16, rows=16, columns=32, block_k=16, warps=4, stages=2)
 TALL = StepTiles(block=16, rows=32, columns=16, block_k=32, warps=4, stages=2, loads="copy_engine")
 FEW = StepTiles(block=32, rows=32, columns=32, block_k=32, warps=4, stages=2)
 HALF = StepTiles(block=128, rows=128, columns=128, block_k=128, warps=4, stages=2)
@@ -162,7 +162,7 @@ def test_the_reference_maps_singular_values(steps: tuple[OddStep, ...], bound: S
 
 
 @pytest.mark.parametrize("tiles", TESTED, ids=str)
-@pytest.mark.parametrize("shape", [(48, 48), (45, 60), (33, 20), (2, 1, 1)])
+@pytest.mark.parametrize("shape", [(45, 40), (33, 20), (2, 1, 1)])
 def test_tiles_match_float64(shape: tuple[int, ...], tiles: StepTiles) -> None:
     """An even and an odd number of tiles on the diagonal; one row, whose padding is most of the work."""
     check(gaussian(*shape), (FIVE[0], *ONE), GRAM, plan_for(tiles), dtype=torch.float16)
@@ -176,7 +176,7 @@ def test_tiles_match_float64(shape: tuple[int, ...], tiles: StepTiles) -> None:
 def test_schedules_match_float64(name: str, bound: StepBound) -> None:
     """Every degree first and later; the shallowest and the deepest with every bound."""
     steps = SCHEDULES[name]
-    check(gaussian(130, 100), steps, bound, plan_for(COARSE), dtype=torch.float16)
+    check(gaussian(100, 90), steps, bound, plan_for(COARSE), dtype=torch.float16)
 
 
 @pytest.mark.parametrize(
@@ -186,14 +186,14 @@ def test_schedules_match_float64(name: str, bound: StepBound) -> None:
 )
 def test_another_dtype_than_the_given_one(given: str, held: str, steps: tuple[OddStep, ...]) -> None:
     """As near as from a matrix that is rounded first; what float16 represents enters without rounding."""
-    G = gaussian(2, 64, 200, dtype=getattr(torch, given))
+    G = gaussian(2, 64, 100, dtype=getattr(torch, given))
     check(G, steps, SCHATTEN8, plan_for(COARSE), dtype=getattr(torch, held))
     if given == "bfloat16":
         entered = persistent_odd_steps(G, FIVE[:1], dtype=torch.float16, plan=plan_for(COARSE))
         assert torch.equal(entered, persistent_odd_steps(G.half(), FIVE[:1], plan=plan_for(COARSE)))
 
 
-@pytest.mark.parametrize(("side", "programs"), [(1, 3), (2, 2), (3, 4), (4, 12), (5, 4)])
+@pytest.mark.parametrize(("side", "programs"), [(1, 3), (2, 2), (3, 4), (3, 12)])
 def test_programs_share_out_every_tile(side: int, programs: int) -> None:
     """Without barriers, one phase at a time; what nobody writes is NaN. With 12 programs a tile each, else pairs."""
     m, n = 16 * side, 32
@@ -285,8 +285,8 @@ class Interleaved:
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="about the interpreter")
 @pytest.mark.parametrize(
     ("batches", "groups", "programs", "bound", "steps"),
-    [(1, 1, 5, PUBLISHED, FIVE[:2]), (3, 2, 2, GRAM, SHORT[:1]), (2, 1, 3, SCHATTEN8, ONE)],
-    ids=["quintics", "two groups", "a matrix after the other"],
+    [(1, 1, 5, PUBLISHED, (FIVE[0], *ONE)), (3, 2, 2, GRAM, FIVE[:1]), (2, 1, 3, SCHATTEN8, SHORT[:1])],
+    ids=["two steps", "two groups", "a matrix after the other"],
 )
 def test_programs_of_a_matrix_meet(
     batches: int,
@@ -319,15 +319,15 @@ def test_every_parity_and_dtype(steps: int) -> None:
 def test_matrices_in_turn_and_side_by_side() -> None:
     """A group that takes several matrices clears nothing between them; every matrix has a norm of its own."""
     G = gaussian(3, 30, 40) * torch.tensor([1.0, 0.01, 30.0], dtype=torch.float16, device=DEVICE)[:, None, None]
-    run = partial(persistent_odd_steps, steps=ONE, bound=SCHATTEN8)
+    run = partial(persistent_odd_steps, steps=FIVE[:1], bound=SCHATTEN8)
     single = torch.stack([run(one, plan=plan_for(QUICK)) for one in G])
-    for groups in (1, 2, 3):
+    for groups in (2, 3):
         assert torch.equal(run(G, plan=plan_for(QUICK, groups=groups)), single)
 
 
 def test_strided_operands_and_repeated_calls() -> None:
     G = gaussian(2, 32, 24)
-    run = partial(persistent_odd_steps, steps=FIVE[:2], plan=plan_for(QUICK))
+    run = partial(persistent_odd_steps, steps=FIVE[:1], plan=plan_for(QUICK))
     X = run(G)
     assert torch.equal(X, run(G.mT.contiguous().mT))
     assert torch.equal(X, run(G.mT).mT)
@@ -336,43 +336,41 @@ def test_strided_operands_and_repeated_calls() -> None:
     assert torch.equal(wide, run(G.float().mT, dtype=torch.float16).mT)
 
 
-@pytest.mark.parametrize("bound", [FROBENIUS, GRAM, SCHATTEN8], ids=lambda bound: bound.norm)
-def test_zero_stays_zero(bound: StepBound) -> None:
-    G = torch.zeros(2, 20, 30, dtype=torch.float16, device=DEVICE)
-    for steps in (FIVE[:1], ONE):
-        assert not persistent_odd_steps(G, steps, bound=bound, plan=plan_for(QUICK)).any()
+@pytest.mark.parametrize(
+    ("bound", "steps"), [(FROBENIUS, ONE), (GRAM, FIVE[:1]), (SCHATTEN8, ONE)], ids=["frobenius", "gram", "schatten8"]
+)
+def test_zero_stays_zero(bound: StepBound, steps: tuple[OddStep, ...]) -> None:
+    G = torch.zeros(20, 30, dtype=torch.float16, device=DEVICE)
+    assert not persistent_odd_steps(G, steps, bound=bound, plan=plan_for(QUICK)).any()
 
 
 @pytest.mark.parametrize("steps", [FIVE[:1], ONE], ids=["5", "17"])
 def test_rank_one_whose_square_leaves_float16(steps: tuple[OddStep, ...]) -> None:
-    """One row of 264: with a mean diagonal of 1, A holds 264 and A^2 69696, beyond 65504."""
-    G = torch.zeros(264, 264, dtype=torch.float16, device=DEVICE)
-    G[17] = gaussian(264)
+    """One row of 256: with a mean diagonal of 1, A holds 256 and A^2 65536, beyond 65504."""
+    G = torch.zeros(256, 256, dtype=torch.float16, device=DEVICE)
+    G[17] = gaussian(256)
     check(G, steps, SCHATTEN8, plan_for(HALF if DEVICE.type == "cpu" else MEDIUM), dtype=torch.float16)
 
 
 @pytest.mark.parametrize(
-    ("dtype", "size"),
+    ("dtype", "sizes"),
     [
-        (torch.float16, 65504.0),
-        (torch.float16, 2.0**-24),
-        (torch.bfloat16, 2.0**125),
-        (torch.bfloat16, 2.0**-120),
-        (torch.float32, 2.0**125),
-        (torch.float32, 2.0**-140),
+        (torch.float16, (65504.0, 2.0**-24)),
+        (torch.bfloat16, (2.0**125, 2.0**-120)),
+        (torch.float32, (2.0**125, 2.0**-140)),
     ],
 )
-def test_extreme_scales(dtype: torch.dtype, size: float) -> None:
+def test_extreme_scales(dtype: torch.dtype, sizes: tuple[float, float]) -> None:
     """Squares of the largest and smallest entries leave float16's range and, of the others, float32's too."""
-    G = torch.stack([gaussian(32, 48, dtype=dtype).sign() * size, gaussian(48, 32, dtype=dtype).mT])
+    G = torch.stack([gaussian(32, 48, dtype=dtype).sign() * size for size in sizes])
     check(G, ONE, SCHATTEN8, plan_for(COARSE), dtype=torch.float16)
     if dtype != torch.float32:
-        check(G, FIVE[:2], FROBENIUS, plan_for(QUICK), dtype=dtype)
+        check(G, FIVE[:1], FROBENIUS, plan_for(COARSE), dtype=dtype)
 
 
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="about the interpreter")
 def test_by_itself_the_interpreter_takes_one_program() -> None:
-    G = gaussian(2, 64, 64)
+    G = gaussian(2, 32, 32)
     X = persistent_odd_steps(G, FIVE[:1])
     assert error(X, reference_odd_steps(G.double(), FIVE[:1])) < 1e-3
 

@@ -23,7 +23,7 @@ from iroot import triton_ops
 from iroot.triton_ops import TritonOps
 
 RECIPE = Recipe(
-    steps=polar_schedule(0.05, steps=3, degrees=(5, 9, 17), safety=1.02), normalisation="schatten8", margin=1.02
+    steps=polar_schedule(0.05, steps=2, degrees=(5, 17), safety=1.02), normalisation="schatten8", margin=1.02
 )
 KERNELS = ("persistent_odd_steps", "odd_products")
 
@@ -61,18 +61,18 @@ def test_every_dtype_of_g_takes_them(
     if kernel == "odd_products":
         large(monkeypatch)
     ops = TritonOps(get_precision("fp16"), DEVICE, launches="free")
-    for G in (posed(64, 32).to(dtype), posed(2, 32, 64).to(dtype)):
-        X = polar_factor(Operands(A=G), ops, RECIPE)
-        exact = polar_factor(Operands(A=G.double()), make_ops("fp64", DEVICE), RECIPE)
-        assert X.shape == G.shape
-        assert X.dtype == dtype
-        assert distance(X, exact) < (0.003 if dtype != torch.bfloat16 else 0.006)
-    assert calls == [kernel] * 2
+    G = posed(2, 40, 32).to(dtype)
+    X = polar_factor(Operands(A=G), ops, RECIPE)
+    exact = polar_factor(Operands(A=G.double()), make_ops("fp64", DEVICE), RECIPE)
+    assert X.shape == G.shape
+    assert X.dtype == dtype
+    assert distance(X, exact) < (0.003 if dtype != torch.bfloat16 else 0.006)
+    assert calls == [kernel]
 
 
 def test_a_scale_beyond_float16(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     ops = TritonOps(get_precision("fp16"), DEVICE, launches="free")
-    G = posed(32, 64).float()
+    G = posed(16, 24).float()
     plain = polar_factor(Operands(A=G), ops, RECIPE)
     for scale in (1e8, 1e-8):
         assert distance(polar_factor(Operands(A=G * scale), ops, RECIPE), plain.double()) < 0.002
