@@ -197,10 +197,16 @@ def _care(spec: MethodSpec, workload: Workload, options: Any) -> Care | None:
     """The most careful one that the options reach."""
     if spec.name == "dense" and (options.inner is not None or options.target is None):
         return None
-    if options.min_cushion is None:
-        return None
+    cushion = options.min_cushion
+    if cushion is None:
+        if spec.name == "dense":
+            return None
+        from iroot.methods._graded import default_cushion
+
+        assert workload.p is not None
+        cushion = default_cushion(workload.p)
     # A quotient of decimals may end one bit below its share.
-    share = options.min_cushion / graded_cushion(workload) * (1.0 + 1e-9)
+    share = cushion / graded_cushion(workload) * (1.0 + 1e-9)
     return next((care for care in _cares(spec, workload) if share >= care.cushion), None)
 
 

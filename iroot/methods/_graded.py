@@ -44,31 +44,43 @@ class GradedOptions:
 
     Attributes:
         target: error of the schedule in exact arithmetic.
-        min_cushion: steps are added until the cushion is at least this, in [0, 0.5]: at p = 2, kappa 1e5 and n = 2048
-            the step that 0.03 adds takes the error from 1e-2 to 8e-4. 8-bit words take at least 0.2.
+        min_cushion: steps are added until the cushion is at least this, in [0, 0.5]; None: `default_cushion`. At p = 2,
+            kappa 1e5 and n = 2048 the step that 0.03 adds takes the error from 1e-2 to 8e-4. 8-bit words take at least
+            0.2.
         scaling: name of the normalisation (`iroot.scaling`).
         promote_k: columns of Y W after which a tensor core's sum is added to a float32 one, 0 for never, else at
             least 16. Fused kernels take 512 and restore the trace; 0 also does without them.
     """
 
     target: float = 2e-4
-    min_cushion: float = 0.03
+    min_cushion: float | None = None
     scaling: str = "square"
     promote_k: int = 256
 
     def __post_init__(self) -> None:
         check_target(self.target)
-        if not 0.0 <= self.min_cushion <= 0.5:
+        if self.min_cushion is not None and not 0.0 <= self.min_cushion <= 0.5:
             raise InvalidInputError(f"min_cushion must be in [0, 0.5], got {self.min_cushion}")
         if self.promote_k != 0 and self.promote_k < 16:
             raise InvalidInputError(f"promote_k must be 0 or at least 16, got {self.promote_k}")
         get_scaling(self.scaling)
 
 
+def default_cushion(p: int) -> float:
+    """Smallest cushion of a schedule where the caller names none.
+
+    At p = 1 no root tames the noise of a step: kappa 1e4, its bound unknown (1e-6), n = 512 to 2048, float16: 1.5e-3
+    with 0.03 (H100, fused kernels; 1.5e-3 emulated with the mirrored triangle of X B), 6.5e-4 emulated with 0.1, which
+    adds a step (2026-11-23).
+    """
+    return 0.1 if p == 1 else 0.03
+
+
 def find_schedule(interval: _spd.Interval, p: int, unit_roundoff: float, options: GradedOptions) -> Schedule:
     """Quadratic steps with a cushion, for a spectrum in `interval`."""
     safety = max(_SAFETY, 1.0 + _SAFETY_ROUNDOFFS * unit_roundoff)
-    cushion = max(options.min_cushion, _CUSHION_ROUNDOFFS * unit_roundoff)
+    asked = default_cushion(p) if options.min_cushion is None else options.min_cushion
+    cushion = max(asked, _CUSHION_ROUNDOFFS * unit_roundoff)
     return _schedule(p, interval.lower, interval.headroom, safety, options.target, cushion)
 
 

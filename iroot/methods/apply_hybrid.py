@@ -35,7 +35,7 @@ class HybridOptions:
 
     max_degree: int = 32
     target: float = 5e-4
-    min_cushion: float = 0.03
+    min_cushion: float | None = None
     scaling: str = "square"
     promote_k: int = 256
 
