@@ -14,6 +14,11 @@ from iroot import registry
 @pytest.fixture
 def planted(monkeypatch: pytest.MonkeyPatch) -> None:
     """The planted method is registered in this process for the length of one test: others loop over the registry."""
+    register_planted(monkeypatch)
+
+
+def register_planted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until `monkeypatch` is undone."""
     list(registry.methods())  # whatever else is loaded on first use stays
     monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
     monkeypatch.delitem(sys.modules, PLANTED, raising=False)

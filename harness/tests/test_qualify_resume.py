@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -34,6 +35,7 @@ from harness.report.qualification import qualification_markdown
 from harness.run_lock import measuring
 from harness.store import Store
 from harness.sweep import plan
+from harness.tests.conftest import register_planted
 from harness.tests.factories import make_launch
 from harness.tests.in_process import PLANTED
 from harness.tests.test_gate_cli import BASE_S, CASE_ID, MANIFEST
@@ -207,12 +209,23 @@ def test_a_measurement_that_was_disturbed_is_not_kept_but_made_again(tmp_path: P
     assert {run.run_id for run in runs} > set(found.runs)
 
 
+@pytest.fixture(scope="module")
+def once_begun(tmp_path_factory: pytest.TempPathFactory, sources: SourceIdentity) -> Path:
+    """The folder of a store with the A/A measurement of three pairs, and nothing of the slowdown."""
+    folder = tmp_path_factory.mktemp("begun")
+    with pytest.MonkeyPatch.context() as patch:
+        register_planted(patch)
+        patch.setattr(environment, "source_identity", lambda root: sources)
+        patch.setattr("harness.qualify.run_paired", Simulated({2: interrupt}))
+        with pytest.raises(KeyboardInterrupt):
+            qualify(asked(folder), observer=Recorder())
+    return folder
+
+
 @pytest.fixture
-def begun(tmp_path: Path, simulate: Simulate) -> Qualification:
-    """The A/A measurement of three pairs, and nothing of the slowdown."""
-    simulate(Simulated({2: interrupt}))
-    with pytest.raises(KeyboardInterrupt):
-        qualify(asked(tmp_path), observer=Recorder())
+def begun(once_begun: Path, tmp_path: Path, simulate: Simulate) -> Qualification:
+    """What `once_begun` keeps, copied to the test's folder; the rest can be measured."""
+    shutil.copytree(once_begun, tmp_path, dirs_exist_ok=True)
     simulate(Simulated())
     return kept(tmp_path)
 
