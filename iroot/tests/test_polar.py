@@ -264,7 +264,7 @@ def test_wrong_operands(spec: MethodSpec) -> None:
         pytest.param(spec, precision, id=f"{spec.name}-{precision}")
         for spec in ITERATIVE
         for precision in ("fp32", "int8_sim")
-        if precision == "fp32" or "int8_sim" in spec.precisions and spec.role != "opponent"
+        if precision == "fp32" or ("int8_sim" in spec.precisions and spec.role != "opponent")
     ],
 )
 def test_one_graph_for_torch_compile(spec: MethodSpec, precision: str) -> None:
