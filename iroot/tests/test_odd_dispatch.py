@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Literal
 
 import pytest
 import torch
@@ -53,40 +54,37 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_ops, "suits_persistent", lambda *sizes: False)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("launches", "kernel"), [("counted", KERNELS[0]), ("free", KERNELS[1])])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 def test_every_dtype_of_g_takes_them(
-    kernel: str, dtype: torch.dtype, calls: list[str], monkeypatch: pytest.MonkeyPatch
+    launches: Literal["counted", "free"], kernel: str, dtype: torch.dtype, calls: list[str]
 ) -> None:
-    if kernel == "odd_products":
-        large(monkeypatch)
-    ops = TritonOps(get_precision("fp16"), DEVICE, launches="free")
+    """Eagerly the first call prepares the other kernels for captures."""
+    ops = TritonOps(get_precision("fp16"), DEVICE, launches=launches)
     G = posed(2, 40, 32).to(dtype)
     X = polar_factor(Operands(A=G), ops, RECIPE)
     exact = polar_factor(Operands(A=G.double()), make_ops("fp64", DEVICE), RECIPE)
     assert X.shape == G.shape
     assert X.dtype == dtype
     assert distance(X, exact) < (0.003 if dtype != torch.bfloat16 else 0.006)
-    assert calls == [kernel]
+    assert calls == ([KERNELS[1], kernel] if launches == "counted" else [kernel])
 
 
-def test_a_scale_beyond_float16(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    ops = TritonOps(get_precision("fp16"), DEVICE, launches="free")
+@pytest.mark.parametrize("launches", ["counted", "free"])
+def test_a_scale_beyond_float16(launches: Literal["counted", "free"], calls: list[str]) -> None:
+    ops = TritonOps(get_precision("fp16"), DEVICE, launches=launches)
     G = posed(16, 24).float()
     plain = polar_factor(Operands(A=G), ops, RECIPE)
     for scale in (1e8, 1e-8):
         assert distance(polar_factor(Operands(A=G * scale), ops, RECIPE), plain.double()) < 0.002
-    large(monkeypatch)
-    for scale in (1.0, 1e8, 1e-8):
-        assert distance(polar_factor(Operands(A=G * scale), ops, RECIPE), plain.double()) < 0.002
-    assert calls == [KERNELS[0]] * 3 + [KERNELS[1]] * 3
+    assert calls[-2:] == [KERNELS[0 if launches == "counted" else 1]] * 2
 
 
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
 def test_only_the_row_sums_have_no_kernel(normalisation: Normalisation, calls: list[str]) -> None:
     recipe = Recipe(steps=RECIPE.steps[:1], normalisation=normalisation, margin=1.02)
-    polar_factor(Operands(A=posed(32, 32).half()), TritonOps(get_precision("fp16"), DEVICE), recipe)
-    assert calls == ([] if normalisation == "square" else [KERNELS[0]])
+    polar_factor(Operands(A=posed(32, 32).half()), TritonOps(get_precision("fp16"), DEVICE, launches="free"), recipe)
+    assert calls == ([] if normalisation == "square" else [KERNELS[1]])
 
 
 def test_eager_calls_of_large_matrices_prepare_the_capture(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
