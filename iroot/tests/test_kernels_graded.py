@@ -75,8 +75,8 @@ def test_roots(p: int) -> None:
 
 @pytest.mark.parametrize("plan", PLANS, ids=str)
 def test_a_stack_with_a_damping_and_scales_of_its_own(plan: GradedPlan | None) -> None:
-    A, _ = posed((3, 65), 1e2, 2)
-    A = A * torch.tensor([1.0, 1e-6, 1e5], dtype=torch.float64, device=DEVICE)[:, None, None]
+    A, _ = posed((2, 65), 1e2, 2)
+    A = A * torch.tensor([1e-6, 1e5], dtype=torch.float64, device=DEVICE)[:, None, None]
     scale = 1.1 * torch.linalg.matrix_norm(A, ord=2).float()[:, None, None]
     eps = 1e-9
     exact = _root(A + eps * torch.eye(65, dtype=torch.float64, device=DEVICE), 2)
