@@ -28,9 +28,9 @@ MEASURED = [
     ("inverse_apply", "coupled_pe", "fp16", 2, 2048, 1, 16, 1e2, 427e-6),
     ("inverse_apply", "hybrid", "fp16", 2, 1024, 1, 64, 1e2, 1102e-6),
     ("inverse_apply", "chebyshev", "fp16", 2, 1024, 1, 64, 1e2, 1123e-6),
-    ("polar", "polar_express", "fp16", None, 1024, 1, None, 1e3, 151e-6),
-    ("polar", "polar_express", "fp16", None, 1024, 16, None, 1e3, 1145e-6),
-    ("polar", "polar_express", "fp16", None, 4096, 1, None, 1e3, 2589e-6),
+    ("polar", "polar_express", "fp16", None, 1024, 1, None, 1e3, 111e-6),
+    ("polar", "polar_express", "bf16", None, 1024, 16, None, 1e3, 809e-6),
+    ("polar", "polar_express", "bf16", None, 4096, 1, None, 1e3, 2184e-6),
     ("polar", "polar_express", "fp64", None, 1024, 1, None, 1e3, 715e-6),
 ]
 """Task, method, precision, p, n, batch, k, condition number, seconds: `reports/h100-production.md`, 2026-11."""
