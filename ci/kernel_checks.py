@@ -26,7 +26,15 @@ from iroot.kernels.scaled_result import scaled_result, shifted_result
 from iroot.kernels.split_product import BLOCKINGS as SPLIT_BLOCKINGS
 from iroot.kernels.split_product import split, split_product
 from iroot.kernels.symmetric import Terms, symmetric_product
-from iroot.kernels.tiling import GRADED_TILINGS, PROMOTED, TILINGS, Tiling
+from iroot.kernels.tiling import (
+    FP8_TILINGS,
+    GRADED_TILINGS,
+    INT8_TILINGS,
+    PROMOTED,
+    TF32_TILINGS,
+    TILINGS,
+    Tiling,
+)
 from iroot.odd_steps import FROBENIUS, Degree, OddStep, StepBound, quintics
 from iroot.polar_schedules import polar_schedule
 from iroot.precision import get_precision
@@ -106,6 +114,7 @@ def differing(found: Tensor, expected: Tensor) -> Found:
     return Found(error=1.0 - same.double().mean().item(), allowed=0.0)
 
 
+FP8 = torch.float8_e4m3fn
 TINY = Tiling(block=32, tail=16, block_k=16, warps=4, stages=2)
 TINY_BLOCKING = Blocking(rows=16, columns=32, block_k=16, warps=4, stages=2)
 
@@ -124,6 +133,29 @@ def symmetric(device: torch.device) -> Iterator[Found]:
         exact = 0.7 * wide @ wide - 1.3 * wide + 0.4 * torch.eye(shape.n)
         terms = Terms(alpha=0.7, beta=-1.3, gamma=0.4)
         yield distance(symmetric_product(S, S, S, terms=terms, tiling=tiling), exact, allowed)
+
+
+def symmetric_by_dtype(device: torch.device) -> Iterator[Found]:
+    """Gram matrices of float32 (as TF32), FP8 and int8 operands, every tiling; quadratics of float32."""
+    tiny = (TINY, replace(TINY, promote_k=16))
+    for dtype, tilings in ((torch.float32, TF32_TILINGS), (FP8, FP8_TILINGS), (torch.int8, INT8_TILINGS)):
+        for shape, tiling in zip(shapes(device), cycle(tiny if device.type == "cpu" else tilings), strict=False):
+            drawn = shape.draw(shape.n, shape.depth) * shape.depth**0.5
+            A = shape.place(drawn if dtype.is_floating_point else (40.0 * drawn).clamp(-127.0, 127.0), dtype)
+            wide = A.cpu().double()
+            D = symmetric_product(A, A, tiling=tiling)
+            if dtype == torch.int8:
+                yield differing(D, (wide @ wide.mT).int())
+                continue
+            # Tensor cores keep 14 bits of a sum of FP8 products.
+            yield distance(D, wide @ wide.mT, 2.0**-11 if dtype == torch.float32 else 2.0**-12)
+            if dtype == torch.float32:
+                S = shape.draw(shape.n, shape.n)
+                S = shape.place(S + S.mT, dtype)
+                wide = S.cpu().double()
+                terms = Terms(alpha=0.7, beta=-1.3, gamma=0.4)
+                D = symmetric_product(S, S, S, terms=terms, tiling=tiling)
+                yield distance(D, 0.7 * wide @ wide - 1.3 * wide + 0.4 * torch.eye(shape.n), 2.0**-11)
 
 
 def fused_addition(device: torch.device) -> Iterator[Found]:
@@ -283,7 +315,8 @@ def odd_right(X: Tensor, G: Tensor, steps: tuple[OddStep, ...], bound: StepBound
 
 GRAM, SCHATTEN8 = StepBound(norm="gram", margin=1.01), StepBound(norm="schatten8", margin=1.01)
 CHECKS: dict[str, Callable[[torch.device], Iterator[Found]]] = {
-    "symmetric": symmetric, "multiply_add": fused_addition, "split_product": split_words, "graded_root": graded,
+    "symmetric": symmetric, "symmetric_by_dtype": symmetric_by_dtype, "multiply_add": fused_addition,
+    "split_product": split_words, "graded_root": graded,
     "quantise": per_matrix, "quantise_rows": per_row, "scaled_result": results,
     "odd_persistent": persistent_odd, "odd_products": separate_odd,
 }  # fmt: skip

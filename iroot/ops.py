@@ -21,6 +21,7 @@ from iroot.registry import Backend
 from iroot.scaled_ops import make_scaled_ops
 from iroot.split_ops import SplitOps
 from iroot.torch_ops import EmulatedOps, FloatingOps
+from iroot.triton_layouts import Launches
 
 
 class Ops(Protocol):
@@ -94,10 +95,10 @@ def make_ops(precision: str | Precision, device: torch.device, backend: Backend 
     """Return the operations of `precision` on `device`.
 
     `auto` takes this project's Triton kernels where they exist, on a Hopper GPU: for bf16x3 and fp16x3 always, for FP8
-    and INT8 around the library's products, for bf16 and fp16 product by product where they are faster for its shape
-    and, in eager calls, outlast their own launch. `graph` is the same for calls that end in a CUDA graph, where a
-    launch costs the host nothing: the eager call before the capture then computes what the replays compute. `torch`
-    always takes the library's operations.
+    and INT8 around the library's products, for bf16 and fp16 product by product, for tf32, FP8 and INT8 symmetric ones
+    alone, where they are faster for its shape and, in eager calls, outlast their own launch. `graph` is the same for
+    calls that end in a CUDA graph, where a launch costs the host nothing: the eager call before the capture then
+    computes what the replays compute. `torch` always takes the library's operations.
 
     Raises:
         UnknownNameError: no such precision.
@@ -107,12 +108,13 @@ def make_ops(precision: str | Precision, device: torch.device, backend: Backend 
     reason = unsupported_reason(plan, device)
     if reason is not None:
         raise UnsupportedError(f"precision '{plan.name}' cannot run on {device}: {reason}")
+    launches: Launches = "free" if backend == "graph" else "counted"
     if plan.name in QUANTISED + FINELY_SCALED:
         if backend != "torch" and device.type == "cuda":
             from iroot import triton_scaled_ops  # imports Triton, which only a GPU needs
 
             if triton_scaled_ops.serves(plan, device):
-                return triton_scaled_ops.make_triton_scaled_ops(plan, device)
+                return triton_scaled_ops.make_triton_scaled_ops(plan, device, launches=launches)
         return make_scaled_ops(plan, device)
     if plan.name in SPLIT:
         if backend != "torch" and device.type == "cuda":
@@ -125,5 +127,5 @@ def make_ops(precision: str | Precision, device: torch.device, backend: Backend 
         from iroot import triton_ops  # imports Triton, which only a GPU needs
 
         if triton_ops.serves(plan, device):
-            return triton_ops.TritonOps(plan, device, launches="free" if backend == "graph" else "counted")
+            return triton_ops.make_triton_ops(plan, device, launches=launches)
     return EmulatedOps(plan, device) if plan.execution == "emulated" else FloatingOps(plan, device)

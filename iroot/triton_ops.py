@@ -25,31 +25,35 @@ from iroot.kernels.symmetric import Terms, symmetric_product
 from iroot.odd_steps import OddStep, StepBound
 from iroot.precision import Precision
 from iroot.torch_ops import FloatingOps
+from iroot.triton_layouts import EAGER_FLOPS, CompiledLayouts, Launches
 
 # Rows that start anywhere in a cache line double the traffic from L2 (Gram product of 3000 x 3000: 0.99 times cuBLAS's
 # speed; of 4000 x 4000, whose rows start at half a line: 1.20). Smaller matrices than 256 were not measured.
 _ROW_BYTES = 64
 _SMALLEST = 256
-
-# Triton takes about 130 us of the CPU to launch one of these kernels (H100, Triton 3.6, 2026-11-22: five polar steps at
-# 1024 x 1024 take 2.1 ms eager, 0.44 ms by cuBLAS). At 1e11 operations a product outlasts its launch.
-_EAGER_FLOPS = 1e11
-
+# Rows of a TF32 result. Its operand is rounded in a pass of its own, n k entries for n^2 k operations. By cuBLAS's rate
+# and 3 TB/s the half that is saved outweighs it from n = 1000 on, with something left from here on.
+_SMALLEST_TF32 = 2048
 
 # One launch has a whole matrix's work from here on; smaller ones were not measured.
 _SMALLEST_FUSED = 128
 
 
 def serves(precision: Precision, device: torch.device) -> bool:
-    """Whether this backend exists for `precision` on `device`: bf16 and fp16 on an NVIDIA Hopper GPU."""
-    if device.type != "cuda" or torch.version.hip is not None or precision.name not in ("bf16", "fp16"):
+    """Whether this backend exists for `precision` on `device`: bf16, fp16 and tf32 on an NVIDIA Hopper GPU."""
+    if device.type != "cuda" or torch.version.hip is not None or precision.name not in ("bf16", "fp16", "tf32"):
         return False
-    assert precision.storage in OPERAND_DTYPES
     return is_served(torch.cuda.get_device_capability(device))
 
 
-class TritonOps(FloatingOps):
-    """Products of bf16 and fp16 operands on a Hopper GPU.
+def make_triton_ops(precision: Precision, device: torch.device, *, launches: Launches) -> TritonSymmetricOps:
+    """The operations of a precision that `serves`."""
+    kind = TritonOps if precision.storage in OPERAND_DTYPES else TritonSymmetricOps
+    return kind(precision, device, launches=launches)
+
+
+class TritonSymmetricOps(FloatingOps):
+    """Symmetric products on a Hopper GPU, of bf16, fp16 and tf32 operands.
 
     A product that takes less time than its launch runs in these kernels inside a CUDA graph only, and eagerly in
     cuBLAS. The first eager call of a shape also prepares its kernel (compiles it, uploads its tiles), since a capture
@@ -57,20 +61,17 @@ class TritonOps(FloatingOps):
     records.
     """
 
-    def __init__(
-        self, precision: Precision, device: torch.device, *, launches: Literal["counted", "free"] = "counted"
-    ) -> None:
-        """`launches`: whether the host's time for a launch counts in eager calls; `free` for calls to be captured."""
+    def __init__(self, precision: Precision, device: torch.device, *, launches: Launches = "counted") -> None:
         super().__init__(precision, device)
-        self._eager_flops = _EAGER_FLOPS if launches == "counted" else 0.0
+        self._layouts = CompiledLayouts(device, eager_flops=EAGER_FLOPS if launches == "counted" else 0.0)
         # Results of symmetric operations, and whether they are symmetric to the last bit: the kernels' are, and remain
         # so when scaled in place.
         self._symmetric = WeakIdKeyDictionary()
-        self._prepared: set[tuple[object, ...]] = set()
 
     def gram(self, G: Tensor) -> Tensor:
         """G G^T; exactly symmetric where a kernel computes it."""
-        return self._half(G, Terms(), lambda: super(TritonOps, self).gram(G))
+        library = super().gram
+        return self._half(G, Terms(), lambda: library(G))
 
     def symmetric_matmul(self, A: Tensor, B: Tensor) -> Tensor:
         """A B for A, B symmetric whose product is known to be symmetric (they commute).
@@ -79,9 +80,10 @@ class TritonOps(FloatingOps):
         mirrored, coupled iterations end 1.3 to 2.2 times further from the root (n = 192, fp16 and bf16 emulated, p = 2
         and 4, kappa 1e2 to 1e4, 2026-11-22).
         """
+        library = super().symmetric_matmul
         if A is not B:
-            return super().symmetric_matmul(A, B)
-        return self._half(A, Terms(), lambda: super(TritonOps, self).symmetric_matmul(A, A))
+            return library(A, B)
+        return self._half(A, Terms(), lambda: library(A, A))
 
     def symmetric_quadratic(self, A: Tensor, a: float, b: float, c: float) -> Tensor:
         """a I + b A + c A^2 for A symmetric.
@@ -97,7 +99,7 @@ class TritonOps(FloatingOps):
 
     def _half(self, A: Tensor, terms: Terms, library: Callable[[], Tensor], *, exact: bool = True) -> Tensor:
         """alpha A A^T + beta A + gamma I; `exact`: whether A A^T may stand for what `library` computes."""
-        if not self._suits(A):
+        if not self._suits(A) or (A.dtype is torch.float32 and A.shape[-2] < _SMALLEST_TF32):
             return library()
         addend = None if terms.beta == 0.0 else A
         choice = self._choose(("half", addend is None, A.shape, A.stride()), 2.0 * A.numel() * A.shape[-2])
@@ -107,6 +109,30 @@ class TritonOps(FloatingOps):
             result = library()
         self._symmetric[result] = by_kernel
         return result
+
+    def _choose(self, layout: tuple[object, ...], flops: float) -> Literal["kernel", "library", "prepare"]:
+        return self._layouts.choose(layout, flops, capturing=self._capturing())
+
+    def _capturing(self) -> bool:
+        return self._layouts.capturing
+
+    def _suits(self, *operands: Tensor) -> bool:
+        """Whether the kernels take these operands and are not slower for their layout."""
+        if torch.compiler.is_compiling():
+            return False
+        recording = torch.is_grad_enabled() and any(A.requires_grad for A in operands)
+        return not recording and all(self._aligned(A) for A in operands)
+
+    def _aligned(self, A: Tensor) -> bool:
+        if A.dtype != self.storage or A.ndim < 2 or A.numel() == 0 or min(A.shape[-2:]) < _SMALLEST:
+            return False
+        row, col = A.stride()[-2:]
+        pitch = row if col == 1 else col if row == 1 else 0
+        return pitch > 0 and pitch * A.element_size() % _ROW_BYTES == 0 and A.data_ptr() % _ROW_BYTES == 0
+
+
+class TritonOps(TritonSymmetricOps):
+    """All products of bf16 and fp16 operands on a Hopper GPU."""
 
     def _multiply_add(self, A: Tensor, B: Tensor, C: Tensor | None, alpha: float, beta: float) -> Tensor:
         library = super()._multiply_add
@@ -174,30 +200,3 @@ class TritonOps(FloatingOps):
             return False
         recording = torch.is_grad_enabled() and A.requires_grad
         return not recording and A.shape[-1] >= _SMALLEST_FUSED
-
-    def _choose(self, layout: tuple[object, ...], flops: float) -> Literal["kernel", "library", "prepare"]:
-        """Who computes a product that the kernels suit; `prepare`: run the kernel too, for the captures to come."""
-        if self._capturing():
-            return "kernel" if layout in self._prepared else "library"
-        first = layout not in self._prepared
-        self._prepared.add(layout)
-        if flops >= self._eager_flops:
-            return "kernel"
-        return "prepare" if first else "library"
-
-    def _capturing(self) -> bool:
-        return self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-
-    def _suits(self, *operands: Tensor) -> bool:
-        """Whether the kernels take these operands and are not slower for their layout."""
-        if torch.compiler.is_compiling():
-            return False
-        recording = torch.is_grad_enabled() and any(A.requires_grad for A in operands)
-        return not recording and all(self._aligned(A) for A in operands)
-
-    def _aligned(self, A: Tensor) -> bool:
-        if A.dtype != self.storage or A.ndim < 2 or A.numel() == 0 or min(A.shape[-2:]) < _SMALLEST:
-            return False
-        row, col = A.stride()[-2:]
-        pitch = row if col == 1 else col if row == 1 else 0
-        return pitch > 0 and pitch * A.element_size() % _ROW_BYTES == 0 and A.data_ptr() % _ROW_BYTES == 0

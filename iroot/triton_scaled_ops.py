@@ -1,10 +1,14 @@
 """The Triton backend of FP8 and INT8: one or two launches to quantise both operands, one for what follows a product.
 
-The products themselves are the library's, and every result is that of `iroot/scaled_ops.py`, but for mu, the mean of a
-diagonal, whose sum has another order; mu is taken off exactly either way.
+The product of a quantised matrix and its own transpose is computed by half, also where the matrix itself is symmetric:
+its transpose stands for it. Other products are the library's. Every result is that of `iroot/scaled_ops.py`, but for
+mu, the mean of a diagonal, whose sum has another order (mu is taken off exactly either way), and for the order of sums
+in an FP8 product by half.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,11 +17,15 @@ from iroot.kernels.families import is_served
 from iroot.kernels.quantise import OPERAND_DTYPES, Rounded, Source, quantise_together
 from iroot.kernels.quantise_rows import quantise_rows
 from iroot.kernels.scaled_result import ADDEND_DTYPES, scaled_result, shifted_result
+from iroot.kernels.symmetric import Terms, symmetric_product
 from iroot.precision import FINELY_SCALED, QUANTISED, Precision
 from iroot.quantize import Quantised
 from iroot.scaled_ops import Float8Ops, Int8Ops, ScaledOps, ShiftedSum
-from iroot.triton_layouts import CompiledLayouts
+from iroot.triton_layouts import EAGER_FLOPS, CompiledLayouts, Launches
 
+# Sides of a matrix whose product with its transpose is computed by half. The library's products take multiples of 16.
+_SMALLEST_HALF = 1024
+_UNIT_STEP = 16
 _MOST_BATCHES = 65535  # of a grid's second dimension
 
 
@@ -31,14 +39,15 @@ def serves(precision: Precision, device: torch.device) -> bool:
 
 
 class TritonScaledOps(ScaledOps):
-    """The steps around a product; a subclass of `Float8Ops` or `Int8Ops` besides.
+    """The steps around a product, and half of a symmetric one; a subclass of `Float8Ops` or `Int8Ops` besides.
 
-    When the kernels are taken, `CompiledLayouts` says.
+    When the kernels are taken, `CompiledLayouts` says: those of half a product, which takes longest to launch, as
+    `TritonOps` takes them.
     """
 
-    def __init__(self, precision: Precision, device: torch.device) -> None:
+    def __init__(self, precision: Precision, device: torch.device, *, launches: Launches = "counted") -> None:
         super().__init__(precision, device)
-        self._layouts = CompiledLayouts(device)
+        self._layouts = CompiledLayouts(device, eager_flops=EAGER_FLOPS if launches == "counted" else 0.0)
         self._quantise_sources = quantise_rows if precision.scales == "row" else quantise_together
 
     def _pair(self, A: Tensor, B: Tensor) -> tuple[Quantised, Quantised]:
@@ -77,6 +86,18 @@ class TritonScaledOps(ScaledOps):
         first, second = self._quantise_sources(left, right)
         return first, second
 
+    def _half(self, left: Quantised, right: Quantised, result: torch.dtype) -> Literal["kernel", "library", "prepare"]:
+        """Who computes left right; a kernel only where right is left's transpose, with one scale."""
+        A, B = left.values, right.values
+        if torch.compiler.is_compiling() or A.requires_grad or A.dtype != B.dtype or left.scale.shape[-2:] != (1, 1):
+            return "library"
+        sides = A.shape[-2:]
+        if min(sides) < _SMALLEST_HALF or any(side % _UNIT_STEP for side in sides) or not B.mT.is_set_to(A):
+            return "library"
+        flops = 2.0 * A.numel() * sides[0]
+        layout = ("half", A.shape, A.stride(), result)
+        return self._layouts.choose(layout, flops, capturing=self._layouts.capturing)
+
     def _finishes(self, C: Tensor, left: Quantised, terms: ShiftedSum) -> bool:
         kernel = "sum" if terms.diagonal is None else "sum with a diagonal"
         return C.dtype in ADDEND_DTYPES and self._layouts.suit(kernel, C, left.values)
@@ -90,6 +111,14 @@ class TritonScaledOps(ScaledOps):
 class TritonFloat8Ops(TritonScaledOps, Float8Ops):
     """FP8 through torch._scaled_mm, quantised by kernels."""
 
+    def _float8_product(self, left: Quantised, right: Quantised, result: torch.dtype) -> Tensor:
+        choice = self._half(left, right, result)
+        if choice != "library":
+            product = symmetric_product(left.values, left.values, terms=Terms(scale=left.scale), output=result)
+            if choice == "kernel":
+                return product
+        return super()._float8_product(left, right, result)
+
     def _shifted_sum(self, C: Tensor, mu: Tensor, left: Quantised, right: Quantised, terms: ShiftedSum) -> Tensor:
         if not self._finishes(C, left, terms):
             return super()._shifted_sum(C, mu, left, right, terms)
@@ -98,6 +127,14 @@ class TritonFloat8Ops(TritonScaledOps, Float8Ops):
 
 class TritonInt8Ops(TritonScaledOps, Int8Ops):
     """INT8 through torch._int_mm, quantised and scaled by kernels."""
+
+    def _sums(self, left: Quantised, right: Quantised) -> Tensor:
+        choice = self._half(left, right, torch.int32)
+        if choice != "library":
+            sums = symmetric_product(left.values, left.values)
+            if choice == "kernel":
+                return sums
+        return super()._sums(left, right)
 
     def _result(
         self, left: Quantised, right: Quantised, *, C: Tensor | None = None, alpha: float = 1.0, beta: float = 0.0
@@ -112,6 +149,6 @@ class TritonInt8Ops(TritonScaledOps, Int8Ops):
         return shifted_result(self._sums(left, right), C, mu, terms, scales=(left.scale, right.scale))
 
 
-def make_triton_scaled_ops(precision: Precision, device: torch.device) -> TritonScaledOps:
+def make_triton_scaled_ops(precision: Precision, device: torch.device, *, launches: Launches) -> TritonScaledOps:
     """The operations of a precision that `serves`."""
-    return (TritonInt8Ops if precision.name == "int8" else TritonFloat8Ops)(precision, device)
+    return (TritonInt8Ops if precision.name == "int8" else TritonFloat8Ops)(precision, device, launches=launches)

@@ -30,20 +30,25 @@ def accumulate(
     BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, PROMOTE_K: tl.constexpr,
     A_ALONG_K: tl.constexpr, B_ALONG_K: tl.constexpr,
 ):  # fmt: skip
-    """total + A[row:, :] B[col:, :]^T, one BLOCK x BLOCK tile in float32."""
-    if PROMOTE_K:
+    """total + A[row:, :] B[col:, :]^T, one BLOCK x BLOCK tile in float32, or in int32 of int8 operands."""
+    if PROMOTE_K == BLOCK_K:
+        for k in range(0, depth, BLOCK_K):
+            left = load_block(a, batch, row, k, BLOCK, BLOCK_K, A_ALONG_K)
+            right = load_block(b, batch, col, k, BLOCK, BLOCK_K, B_ALONG_K)
+            total += tl.dot(left, right.T, out_dtype=total.dtype)
+    elif PROMOTE_K:
         for start in range(0, depth, PROMOTE_K):
-            part = tl.zeros((BLOCK, BLOCK), tl.float32)
+            part = tl.zeros((BLOCK, BLOCK), total.dtype)
             for k in range(start, min(start + PROMOTE_K, depth), BLOCK_K):
                 left = load_block(a, batch, row, k, BLOCK, BLOCK_K, A_ALONG_K)
                 right = load_block(b, batch, col, k, BLOCK, BLOCK_K, B_ALONG_K)
-                part = tl.dot(left, right.T, part)
+                part = tl.dot(left, right.T, part, input_precision="tf32", out_dtype=total.dtype)
             total += part
     else:
         for k in range(0, depth, BLOCK_K):
             left = load_block(a, batch, row, k, BLOCK, BLOCK_K, A_ALONG_K)
             right = load_block(b, batch, col, k, BLOCK, BLOCK_K, B_ALONG_K)
-            total = tl.dot(left, right.T, total)
+            total = tl.dot(left, right.T, total, input_precision="tf32", out_dtype=total.dtype)
     return total
 
 
@@ -54,16 +59,23 @@ def accumulate_wide(
     A_ALONG_K: tl.constexpr, B_ALONG_K: tl.constexpr,
 ):  # fmt: skip
     """The same for BLOCK + TAIL columns, as two accumulators: a block's side is a power of two in Triton."""
-    if PROMOTE_K:
+    if PROMOTE_K == BLOCK_K:
+        for k in range(0, depth, BLOCK_K):
+            left = load_block(a, batch, row, k, BLOCK, BLOCK_K, A_ALONG_K)
+            right = load_block(b, batch, col, k, BLOCK, BLOCK_K, B_ALONG_K)
+            right_tail = load_block(b_tail, batch, col + BLOCK, k, TAIL, BLOCK_K, B_ALONG_K)
+            total += tl.dot(left, right.T, out_dtype=total.dtype)
+            total_tail += tl.dot(left, right_tail.T, out_dtype=total.dtype)
+    elif PROMOTE_K:
         for start in range(0, depth, PROMOTE_K):
-            part = tl.zeros((BLOCK, BLOCK), tl.float32)
-            part_tail = tl.zeros((BLOCK, TAIL), tl.float32)
+            part = tl.zeros((BLOCK, BLOCK), total.dtype)
+            part_tail = tl.zeros((BLOCK, TAIL), total.dtype)
             for k in range(start, min(start + PROMOTE_K, depth), BLOCK_K):
                 left = load_block(a, batch, row, k, BLOCK, BLOCK_K, A_ALONG_K)
                 right = load_block(b, batch, col, k, BLOCK, BLOCK_K, B_ALONG_K)
                 right_tail = load_block(b_tail, batch, col + BLOCK, k, TAIL, BLOCK_K, B_ALONG_K)
-                part = tl.dot(left, right.T, part)
-                part_tail = tl.dot(left, right_tail.T, part_tail)
+                part = tl.dot(left, right.T, part, input_precision="tf32", out_dtype=total.dtype)
+                part_tail = tl.dot(left, right_tail.T, part_tail, input_precision="tf32", out_dtype=total.dtype)
             total += part
             total_tail += part_tail
     else:
@@ -71,6 +83,6 @@ def accumulate_wide(
             left = load_block(a, batch, row, k, BLOCK, BLOCK_K, A_ALONG_K)
             right = load_block(b, batch, col, k, BLOCK, BLOCK_K, B_ALONG_K)
             right_tail = load_block(b_tail, batch, col + BLOCK, k, TAIL, BLOCK_K, B_ALONG_K)
-            total = tl.dot(left, right.T, total)
-            total_tail = tl.dot(left, right_tail.T, total_tail)
+            total = tl.dot(left, right.T, total, input_precision="tf32", out_dtype=total.dtype)
+            total_tail = tl.dot(left, right_tail.T, total_tail, input_precision="tf32", out_dtype=total.dtype)
     return total, total_tail

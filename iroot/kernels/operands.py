@@ -30,7 +30,9 @@ def load_block(source, batch, row, k, ROWS: tl.constexpr, BLOCK_K: tl.constexpr,
         block = source.load([batch, row, k]).reshape(ROWS, BLOCK_K)
     else:
         block = source.load([batch, k, row]).reshape(BLOCK_K, ROWS).T
-    return block.to(tl.float32) if _WIDEN else block
+    if _WIDEN and block.dtype != tl.int8:
+        block = block.to(tl.float32)
+    return block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,12 @@ def operand(A: Tensor) -> Operand:
     if _addressable(A.mT):
         return Operand(tensor=A, along_k=False)
     return Operand(tensor=_aligned_copy(A), along_k=True)
+
+
+def depth_operand(A: Tensor) -> Operand:
+    """As `operand`, along the depth in any case: tensor cores read only 16-bit operands either way."""
+    A = A.reshape(-1, *A.shape[-2:])
+    return Operand(tensor=A if _addressable(A) else _aligned_copy(A), along_k=True)
 
 
 def symmetric_operand(C: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ of the full product. With a tail of 32 columns it has 118, in one wave of 1.25 t
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -31,6 +31,7 @@ class Tiling:
         stages: pipeline depth.
         promote_k: columns after which the tensor-core accumulator is added to a float32 one, a multiple of `block_k`;
             0 for one accumulator over the whole depth.
+        entry_bytes: of an operand.
     """
 
     block: int
@@ -39,6 +40,7 @@ class Tiling:
     warps: int
     stages: int
     promote_k: int = 0
+    entry_bytes: int = 2
 
     @property
     def lets_next_in(self) -> bool:
@@ -51,8 +53,8 @@ class Tiling:
 
     @property
     def shared_bytes(self) -> int:
-        """Shared memory of a program with 16-bit operands: blocks of a wide tile and a barrier for every stage."""
-        return self.stages * (2 * self.block_k * (2 * self.block + self.tail) + 8)
+        """Shared memory of a program: blocks of a wide tile and a barrier for every stage."""
+        return self.stages * (self.entry_bytes * self.block_k * (2 * self.block + self.tail) + 8)
 
     def __str__(self) -> str:
         """`128+32 k64 w4 s3`, and its promotion."""
@@ -110,6 +112,17 @@ SEARCHED_TILINGS = (
     *(Tiling(block=64, tail=tail, block_k=64, warps=4, stages=4) for tail in (0, 16)),
 )
 """What `iroot tune kernels` times. The model chooses among the first four, with which its costs were measured."""
+
+TF32_TILINGS = tuple(replace(tiling, block_k=tiling.block_k // 2, entry_bytes=4) for tiling in TILINGS)
+INT8_TILINGS = tuple(replace(tiling, block_k=tiling.block_k * 2, entry_bytes=1) for tiling in TILINGS)
+"""Stages of as many bytes as in 16 bits."""
+
+FP8_TILINGS = (
+    *(Tiling(block=128, tail=tail, block_k=128, warps=8, stages=4, promote_k=128, entry_bytes=1) for tail in (0, 32)),
+    *(replace(tiling, promote_k=128, entry_bytes=1) for tiling in (_SMALL, _SMALL_TAIL)),
+)
+"""Hopper's tensor cores keep 14 bits of a sum of FP8 products: a float32 one takes it over at every stage, as in cuBLAS
+without fast accumulation. Beside that sum, one program of eight warps is on a multiprocessor at a time."""
 
 # A second accumulator takes as many registers as the first: eight warps.
 PROMOTED = tuple(Tiling(block=128, tail=tail, block_k=64, warps=8, stages=3, promote_k=512) for tail in (0, 32))

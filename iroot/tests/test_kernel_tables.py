@@ -201,8 +201,9 @@ def test_a_product_takes_what_its_table_names(places: Path, monkeypatch: pytest.
     symmetric_product(A, A, A, terms=Terms(beta=1.0))
     symmetric_product(A, A, A.float(), terms=Terms(beta=1.0))
     symmetric_product(A, A, output=torch.float32)
+    symmetric_product(A.float(), A.float())  # no search times these
     assert asked == [("gram", "torch.float16"), ("quadratic", "torch.float16"), (None, "torch.float16"),
-                     (None, "torch.float32")]  # fmt: skip
+                     (None, "torch.float16"), (None, "torch.float32")]  # fmt: skip
 
 
 def test_configurations_have_names_of_their_own() -> None:

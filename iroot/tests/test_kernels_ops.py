@@ -49,7 +49,7 @@ def relative(D: Tensor, other: Tensor) -> float:
 
 
 def test_one_step_agrees_with_the_torch_backend(launches: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_ops, "_EAGER_FLOPS", 0.0)
+    monkeypatch.setattr(triton_ops, "EAGER_FLOPS", 0.0)
     results = []
     for ops in (triton_ops.TritonOps(FP16, DEVICE), FloatingOps(FP16, DEVICE)):
         X = gaussian(2, 48, 64)
@@ -64,7 +64,7 @@ def test_one_step_agrees_with_the_torch_backend(launches: list[str], monkeypatch
 
 
 def test_a_product_of_two_matrices_is_never_half_computed(launches: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_ops, "_EAGER_FLOPS", 0.0)
+    monkeypatch.setattr(triton_ops, "EAGER_FLOPS", 0.0)
     A, B = gaussian(64, 64), gaussian(64, 64)
     D = triton_ops.TritonOps(FP16, DEVICE).symmetric_matmul(A, B)
     assert launches == []
@@ -72,7 +72,7 @@ def test_a_product_of_two_matrices_is_never_half_computed(launches: list[str], m
 
 
 def test_a_foreign_matrix_is_not_taken_as_symmetric(launches: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_ops, "_EAGER_FLOPS", 0.0)
+    monkeypatch.setattr(triton_ops, "EAGER_FLOPS", 0.0)
     A = gaussian(64, 64)
     D = triton_ops.TritonOps(FP16, DEVICE).symmetric_quadratic(A, 0.0, 1.0, 1.0)
     assert "symmetric_product" not in launches
@@ -122,6 +122,27 @@ def test_with_free_launches_an_eager_call_computes_what_a_capture_records(
     assert torch.equal(captured, eager)
 
 
+def test_tf32_has_the_symmetric_products_alone(launches: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_ops, "EAGER_FLOPS", 0.0)
+    monkeypatch.setattr(triton_ops, "_SMALLEST_TF32", 48)
+    tf32 = get_precision("tf32")
+    results = []
+    for ops in (triton_ops.make_triton_ops(tf32, DEVICE, launches="counted"), FloatingOps(tf32, DEVICE)):
+        assert not isinstance(ops, triton_ops.TritonOps)
+        X = gaussian(2, 48, 64).float()
+        with ops.arithmetic():
+            A = ops.gram(X)
+            B = ops.symmetric_quadratic(A, 0.5, -1.5, 0.7)
+            results.append((A, B, ops.symmetric_matmul(B, B), ops.symmetric_apply(B, X, beta=2.0), ops.matmul(B, X)))
+            small = ops.gram(X[:, :32])
+    assert launches == ["symmetric_product"] * 3
+    for ours, theirs in zip(*results, strict=True):
+        assert ours.dtype == torch.float32
+        assert relative(ours, theirs) < 2e-3
+    assert all(torch.equal(S, S.mT) for S in results[0][:3])
+    assert relative(small, X[:, :32].double() @ X[:, :32].double().mT) < 1e-3
+
+
 @pytest.mark.parametrize("case", ["small", "unaligned", "float32", "recorded by autograd"])
 def test_what_the_kernels_do_not_suit_stays_in_the_library(case: str, launches: list[str]) -> None:
     X = {
@@ -135,12 +156,13 @@ def test_what_the_kernels_do_not_suit_stays_in_the_library(case: str, launches: 
     assert relative(D, X.double() @ X.double().mT) < 1e-3
 
 
-def test_only_16_bit_products_on_a_hopper_gpu_have_the_backend() -> None:
+def test_16_bit_and_tf32_products_on_a_hopper_gpu_have_the_backend() -> None:
     assert not triton_ops.serves(FP16, torch.device("cpu"))
     if DEVICE.type == "cuda":
         hopper = torch.cuda.get_device_capability(DEVICE) == (9, 0)
         assert triton_ops.serves(FP16, DEVICE) == hopper
         assert isinstance(make_ops("fp16", DEVICE), triton_ops.TritonOps) == hopper
+        assert (type(make_ops("tf32", DEVICE)) is triton_ops.TritonSymmetricOps) == hopper
         assert type(make_ops("fp16", DEVICE, backend="torch")) is FloatingOps
     assert not triton_ops.serves(get_precision("fp32"), DEVICE)
     assert type(make_ops("fp32", torch.device("cpu"))) is FloatingOps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 import torch
@@ -12,16 +13,23 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type == "cpu":  # read when the kernels are defined, and again when they run
     os.environ["TRITON_INTERPRET"] = "1"
 from iroot import triton_scaled_ops  # noqa: E402
-from iroot.errors import InvalidInputError  # noqa: E402
+from iroot.errors import InvalidInputError, UnsupportedError  # noqa: E402
 from iroot.kernels.families import is_served  # noqa: E402
 from iroot.kernels.quantise import FORMAT_NAMES, Rounded, Source, quantise_together  # noqa: E402
 from iroot.kernels.quantise_rows import quantise_rows  # noqa: E402
 from iroot.kernels.scaled_result import scaled_result, shifted_result  # noqa: E402
+from iroot.kernels.symmetric import symmetric_product  # noqa: E402
 from iroot.ops import make_ops  # noqa: E402
 from iroot.precision import get_precision  # noqa: E402
 from iroot.quantize import FORMATS, Quantised, find_scale, power_of_two_scale, quantise  # noqa: E402
 from iroot.scaled_ops import Float8Ops, Int8Ops, ScaledOps, ShiftedSum  # noqa: E402
-from iroot.triton_scaled_ops import TritonFloat8Ops, TritonInt8Ops, TritonScaledOps  # noqa: E402
+from iroot.triton_layouts import CompiledLayouts  # noqa: E402
+from iroot.triton_scaled_ops import (  # noqa: E402
+    TritonFloat8Ops,
+    TritonInt8Ops,
+    TritonScaledOps,
+    make_triton_scaled_ops,
+)
 
 NATIVE = ("fp8_e4m3", "fp8_e4m3_row", "fp8_e5m2", "int8")
 
@@ -216,6 +224,80 @@ def test_one_step_agrees_with_the_torch_backend(name: str, monkeypatch: pytest.M
     for ours, theirs in zip(*results, strict=True):
         assert ours.dtype == theirs.dtype
         assert_nearly_equal(ours, theirs)
+
+
+def count_halves(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
+    """The operands of every symmetric product; those of 32 rows are large enough."""
+    made: list[torch.Size] = []
+
+    def counted(A: Tensor, B: Tensor, **options: Any) -> Tensor:
+        made.append(A.shape)
+        return symmetric_product(A, B, **options)
+
+    monkeypatch.setattr(triton_scaled_ops, "symmetric_product", counted)
+    monkeypatch.setattr(triton_scaled_ops, "_SMALLEST_HALF", 32)
+    return made
+
+
+@pytest.mark.parametrize("name", ["fp8_e4m3", "int8"])
+def test_a_matrix_times_its_transpose_is_half_a_product(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_scaled_ops, "EAGER_FLOPS", 0.0)
+    made = count_halves(monkeypatch)
+    ours, library = both_backends(name)
+    X = gaussian(2, 48, 80) / 9 * torch.tensor([1.0, 30.0], device=DEVICE).reshape(2, 1, 1).bfloat16()
+    A = ours.gram(X)
+    assert torch.equal(A, A.mT)
+    pairs = [(A, library.gram(X))]
+    A = pairs[0][1]  # not symmetric to the last bit, perhaps: its transpose stands for it either way
+    pairs.append((ours.symmetric_matmul(A, A), library.symmetric_matmul(A, A)))
+    pairs.append((ours.symmetric_quadratic(A, 0.5, -1.5, 0.7), library.symmetric_quadratic(A, 0.5, -1.5, 0.7)))
+    for found, expected in pairs:
+        if name == "int8":  # exact sums
+            assert_nearly_equal(found, expected)
+        # The interpreter cuts bfloat16 off instead of rounding it.
+        distances = torch.linalg.matrix_norm((found - expected).double()) / torch.linalg.matrix_norm(expected.double())
+        assert distances.max() < 2.0**-7
+    assert made == [X.shape, A.shape, A.shape]
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_what_is_never_half_a_product(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two matrices, two formats, scales of rows; small matrices, and sizes that the library refuses."""
+    monkeypatch.setattr(triton_scaled_ops, "EAGER_FLOPS", 0.0)
+    made = count_halves(monkeypatch)
+    ours, _ = both_backends(name)
+    A, B = gaussian(48, 48), gaussian(48, 48, dtype=torch.float32).bfloat16() * 2
+    ours.symmetric_matmul(A, B)
+    ours.matmul(A, A)
+    ours.gram(gaussian(48, 16))
+    if name in ("fp8_e5m2", "fp8_e4m3_row"):
+        ours.gram(A)
+    assert made == []
+    with pytest.raises(UnsupportedError, match="divisible"):
+        ours.gram(gaussian(48, 44))
+
+
+@pytest.mark.parametrize("name", ["fp8_e4m3", "int8"])
+def test_half_a_product_outlasts_its_launch_or_is_captured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, capturing = count_halves(monkeypatch), False
+    monkeypatch.setattr(CompiledLayouts, "capturing", property(lambda self: capturing))
+    precision = get_precision(name)
+    ops = make_triton_scaled_ops(precision, DEVICE, launches="counted")
+    X = gaussian(48, 64)
+
+    def launched() -> int:
+        made.clear()
+        ops.gram(X)
+        return len(made)
+
+    capturing = True
+    assert launched() == 0  # nothing is compiled inside a capture
+    capturing = False
+    assert [launched(), launched()] == [1, 0]  # the first call prepares it
+    capturing = True
+    assert launched() == 1
+    ops, capturing = make_triton_scaled_ops(precision, DEVICE, launches="free"), False
+    assert [launched(), launched()] == [1, 1]
 
 
 def both_backends(name: str) -> tuple[ScaledOps, ScaledOps]:
