@@ -4,6 +4,7 @@
     python ci/kernels_gpu.py --quick     the same for the shapes of the polar recipe in bf16 alone
     python ci/kernels_gpu.py --sweep     every tiling of a list, the squares and batches that decide the choice
 
+Gram products of TF32, FP8 and INT8 operands are without quantisation; that of TF32 includes its rounding pass.
 Times are medians over replays of a CUDA graph of 20 calls that rotate over four input sets; cuBLAS is timed before and
 after the kernel in the same process, with one graph of the same calls into preallocated outputs.
 """
@@ -26,11 +27,12 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tree may not be installed on the GPU machine
 
-from iroot.kernels.cases import CALLS, SETS, Case, Choice, fault, graph_time_us
+from iroot.kernels.cases import CALLS, GRAM_DTYPES, SETS, Case, Choice, fault, graph_time_us
 from iroot.kernels.multiply_add import BLOCKINGS
 from iroot.kernels.operands import present_family, processors
+from iroot.kernels.symmetric import UNITS
 from iroot.kernels.table_file import Kind
-from iroot.kernels.tiling import PROMOTED, TILINGS
+from iroot.kernels.tiling import PROMOTED
 from iroot.methods.you_newton_schulz import you_newton_schulz
 from iroot.precision import get_precision
 from iroot.registry import NoOptions, Operands
@@ -48,7 +50,8 @@ def choices(case: Case) -> list[Choice]:
     """What a sweep compares."""
     if case.kind == "apply":
         return list(BLOCKINGS)
-    return [*TILINGS, *PROMOTED]
+    unit = UNITS[GRAM_DTYPES[case.dtype]]
+    return [*unit.tilings, *PROMOTED] if unit.searched else list(unit.tilings)
 
 
 def square(n: int, dtype: str = "bf16", batch: int = 1) -> list[Case]:
@@ -66,11 +69,15 @@ PRODUCTS = [
     Case(kind="gram", m=1024, n=4096, batch=8),
     Case(kind="apply", m=1024, n=4096, batch=8),
 ]
+BY_DTYPE = [
+    Case(kind="gram", m=n, n=n, dtype=dtype) for dtype in ("tf32", "fp8_e4m3", "int8") for n in (1024, 2048, 4096)
+]
 SWEEP = [
     *(Case(kind="gram", m=n, n=n) for n in (512, 768, 1024, 1536, 2048, 3000, 4096)),
     Case(kind="gram", m=2048, n=8192),
     *(Case(kind="gram", m=1024, n=1024, batch=batch) for batch in (3, 7, 16)),
     Case(kind="gram", m=1024, n=4096, batch=8),
+    *BY_DTYPE,
 ]
 DEFAULT = [
     *PRODUCTS,
@@ -78,6 +85,7 @@ DEFAULT = [
     *(case for n in (768, 1536, 3000, 4000) for case in square(n)),
     *(case for batch in (3, 7) for case in square(1024, batch=batch)),
     *(Case(kind=kind, m=1000, n=777, batch=2) for kind in KINDS),
+    *BY_DTYPE,
     Case(kind="gram", m=2048, n=2048, transposed=True),
     Case(kind="gram", m=1024, n=4096, transposed=True, batch=3, dtype="fp16"),
     Case(kind="apply", m=1024, n=4096, transposed=True, batch=3, dtype="fp16"),
@@ -161,7 +169,7 @@ def chain(m: int, n: int, batch: int) -> int:
 def measure(case: Case, options: Sequence[Choice]) -> int:
     """Print one case's table; returns the number of wrong results."""
     inputs = case.operands(SETS)
-    out = [torch.empty(case.out_shape, dtype=one.G.dtype, device="cuda") for one in inputs]
+    out = [torch.empty(case.out_shape, dtype=case.result, device="cuda") for _ in inputs]
 
     def cublas() -> float:
         return graph_time_us(lambda i: case.library(inputs[i], out[i]))

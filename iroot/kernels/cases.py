@@ -6,6 +6,7 @@ import statistics
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -15,13 +16,20 @@ from iroot.kernels.families import Family
 from iroot.kernels.multiply_add import SEARCHED_BLOCKINGS, Blocking, choose_blocking, multiply_add
 from iroot.kernels.operands import present_family, processors
 from iroot.kernels.rehearsal import rehearse
-from iroot.kernels.symmetric import Terms, symmetric_product
+from iroot.kernels.symmetric import UNITS, Terms, symmetric_product
 from iroot.kernels.table_file import Kind, Shape
-from iroot.kernels.tiling import SEARCHED_TILINGS, Tiling, choose_tiling
+from iroot.kernels.tiling import Tiling, choose_tiling
+from iroot.precision import get_precision
+from iroot.torch_ops import FloatingOps
 
 CALLS, REPLAYS, SETS = 20, 11, 4
 QUADRATIC = Terms(alpha=0.7, beta=-1.3, gamma=0.4)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""Of all three products, and of tables."""
+GRAM_DTYPES = {**DTYPES, "tf32": torch.float32, "fp8_e4m3": torch.float8_e4m3fn, "int8": torch.int8}
+_RESULTS = {"fp8_e4m3": torch.bfloat16, "int8": torch.int32}
+_SPREAD = {"fp8_e4m3": 100.0, "int8": 40.0}
+"""Standard deviation of 8-bit entries: a third of the range and less."""
 
 Choice = Tiling | Blocking
 
@@ -36,7 +44,10 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """`gram`: G G^T; `quadratic`: 0.4 I - 1.3 S + 0.7 S^2; `apply`: 2 G + S G. G is (..., m, n), S symmetric."""
+    """`gram`: G G^T; `quadratic`: 0.4 I - 1.3 S + 0.7 S^2; `apply`: 2 G + S G. G is (..., m, n), S symmetric.
+
+    Other dtypes than 16-bit ones have `gram` alone, 8-bit ones one matrix of it.
+    """
 
     kind: Kind
     m: int
@@ -59,7 +70,12 @@ class Case:
         """What tables know the product by."""
         columns = self.n if self.kind == "apply" else self.m
         return Shape(kind=self.kind, rows=self.m, columns=columns, depth=self.depth, batches=self.batch,
-                     dtype=str(DTYPES[self.dtype]))  # fmt: skip
+                     dtype=str(GRAM_DTYPES[self.dtype]))  # fmt: skip
+
+    @property
+    def result(self) -> torch.dtype:
+        """Of both products: what the backends ask for."""
+        return _RESULTS.get(self.dtype, GRAM_DTYPES[self.dtype])
 
     @property
     def out_shape(self) -> tuple[int, ...]:
@@ -69,16 +85,18 @@ class Case:
 
     def choices(self) -> tuple[Choice, ...]:
         """The configurations that a search compares."""
-        return SEARCHED_BLOCKINGS if self.kind == "apply" else SEARCHED_TILINGS
+        unit = UNITS[GRAM_DTYPES[self.dtype]]
+        return SEARCHED_BLOCKINGS if self.kind == "apply" else unit.searched or unit.tilings
 
     def default(self, processors: int, family: Family) -> Choice:
         """What the model chooses."""
         if self.kind == "apply":
             return choose_blocking(self.m, self.n, self.batch, processors=processors, family=family)
-        return choose_tiling(self.m, self.batch, processors=processors, family=family)
+        choices = UNITS[GRAM_DTYPES[self.dtype]].tilings
+        return choose_tiling(self.m, self.batch, processors=processors, choices=choices, family=family)
 
     def operands(self, count: int) -> list[Inputs]:
-        """`count` sets of standard normal entries over the square root of the depth."""
+        """`count` sets of standard normal entries over the square root of the depth; 8-bit ones fill their range."""
         generator = torch.Generator(device="cuda").manual_seed(self.m + self.batch)
 
         def draw(rows: int, columns: int) -> Tensor:
@@ -87,7 +105,10 @@ class Case:
 
         def one() -> Inputs:
             S, G = draw(self.m, self.m), draw(self.m, self.n)
-            S, G = (0.5 * (S + S.mT)).to(DTYPES[self.dtype]), G.to(DTYPES[self.dtype])
+            dtype = GRAM_DTYPES[self.dtype]
+            if self.dtype in _SPREAD:
+                G = (G * (_SPREAD[self.dtype] * self.n**0.5)).round_().clamp_(-127.0, 127.0)
+            S, G = (0.5 * (S + S.mT)).to(dtype), G.to(dtype)
             return Inputs(S=S, G=G.mT.contiguous().mT if self.transposed else G)
 
         return [one() for _ in range(count)]
@@ -100,14 +121,14 @@ class Case:
             return multiply_add(S, G, G, beta=2.0, blocking=choice)
         assert isinstance(choice, Tiling)
         if self.kind == "gram":
-            return symmetric_product(G, G, tiling=choice)
+            return symmetric_product(G, G, output=self.result, tiling=choice)
         return symmetric_product(S, S, S, terms=QUADRATIC, tiling=choice)
 
     def library(self, inputs: Inputs, out: Tensor) -> Tensor:
         """What the torch backend runs, less the gamma I (which it adds in a kernel of its own)."""
         S, G = inputs.S, inputs.G
         if self.kind == "gram":
-            return torch.matmul(G, G.mT, out=out)
+            return _library_gram(G, out)
         add = torch.addmm if S.ndim == 2 else torch.baddbmm
         if self.kind == "apply":
             return add(G, S, G, beta=2.0, out=out)
@@ -121,6 +142,24 @@ class Case:
         if self.kind == "apply":
             return 2.0 * G + S @ G
         return QUADRATIC.alpha * S @ S + QUADRATIC.beta * S + QUADRATIC.gamma * torch.eye(self.m, device="cuda")
+
+
+def _library_gram(G: Tensor, out: Tensor) -> Tensor:
+    if G.dtype == torch.int8:
+        return torch._int_mm(G, G.mT, out=out)
+    if G.dtype == torch.float8_e4m3fn:
+        one = _one(G.device)
+        return torch._scaled_mm(G, G.mT, scale_a=one, scale_b=one, out_dtype=out.dtype, use_fast_accum=False, out=out)
+    if G.dtype == torch.float32:
+        with FloatingOps(get_precision("tf32"), G.device).arithmetic():
+            return torch.matmul(G, G.mT, out=out)
+    return torch.matmul(G, G.mT, out=out)
+
+
+@lru_cache(maxsize=8)
+def _one(device: torch.device) -> Tensor:
+    """A scale that is not written anew in every call."""
+    return torch.ones((), device=device)
 
 
 class Recording:
@@ -163,7 +202,7 @@ def graph_time_us(call: Callable[[int], Tensor]) -> float:
 
 def fault(case: Case, inputs: Inputs, choice: Choice, exact: Tensor) -> str:
     """Why the result is wrong beside `exact`, the case's reference, or an empty string."""
-    library = case.library(inputs, torch.empty(exact.shape, dtype=inputs.G.dtype, device="cuda"))
+    library = case.library(inputs, torch.empty(exact.shape, dtype=case.result, device="cuda"))
     if case.kind == "quadratic":
         library.diagonal(dim1=-2, dim2=-1).add_(QUADRATIC.gamma)
     first, second = _poisoned(case, inputs, choice), _poisoned(case, inputs, choice)
@@ -177,8 +216,9 @@ def fault(case: Case, inputs: Inputs, choice: Choice, exact: Tensor) -> str:
 
 
 def _poisoned(case: Case, inputs: Inputs, choice: Choice) -> Tensor:
-    """The kernel's result in memory that held NaN before."""
-    torch.full(case.out_shape, float("nan"), dtype=inputs.G.dtype, device="cuda")
+    """The kernel's result in memory that held NaN, or a large number, before."""
+    poison = float("nan") if case.result.is_floating_point else torch.iinfo(case.result).max
+    torch.full(case.out_shape, poison, dtype=case.result, device="cuda")
     return case.kernel(inputs, choice)
 
 
