@@ -32,6 +32,7 @@ def accumulate(
 ):  # fmt: skip
     """total + A[row:, :] B[col:, :]^T, one BLOCK x BLOCK tile in float32, or in int32 of int8 operands."""
     if PROMOTE_K == BLOCK_K:
+        # Of FP8 operands alone: of others the compiler makes this the last loop.
         for k in range(0, depth, BLOCK_K):
             left = load_block(a, batch, row, k, BLOCK, BLOCK_K, A_ALONG_K)
             right = load_block(b, batch, col, k, BLOCK, BLOCK_K, B_ALONG_K)

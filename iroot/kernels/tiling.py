@@ -121,8 +121,8 @@ FP8_TILINGS = (
     *(Tiling(block=128, tail=tail, block_k=128, warps=8, stages=4, promote_k=128, entry_bytes=1) for tail in (0, 32)),
     *(replace(tiling, promote_k=128, entry_bytes=1) for tiling in (_SMALL, _SMALL_TAIL)),
 )
-"""Hopper's tensor cores keep 14 bits of a sum of FP8 products: a float32 one takes it over at every stage, as in cuBLAS
-without fast accumulation. Beside that sum, one program of eight warps is on a multiprocessor at a time."""
+"""Hopper's tensor cores keep about 14 bits of a sum of FP8 products (DeepSeek-V3, arXiv 2412.19437, section 3.3.2): a
+float32 sum takes it over at every stage. With both, one program of eight warps is on a multiprocessor at a time."""
 
 # A second accumulator takes as many registers as the first: eight warps.
 PROMOTED = tuple(Tiling(block=128, tail=tail, block_k=64, warps=8, stages=3, promote_k=512) for tail in (0, 32))
