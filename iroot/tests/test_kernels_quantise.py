@@ -354,3 +354,18 @@ def test_a_hopper_gpu_has_the_kernels_unless_the_library_is_asked_for(name: str)
     assert not isinstance(library, TritonScaledOps)
     A, B = gaussian(1024, 512), gaussian(512, 768)
     assert torch.equal(ours.matmul(A, B), library.matmul(A, B))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["fp8_e4m3", "int8"])
+def test_half_a_product_on_the_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = count_halves(monkeypatch)
+    ours = make_triton_scaled_ops(get_precision(name), DEVICE, launches="free")
+    library = make_ops(name, DEVICE, "torch")
+    for A in (gaussian(1024, 1536), gaussian(2, 1040, 1024)):
+        found, expected = ours.gram(A), library.gram(A)
+        assert torch.equal(found, found.mT)
+        assert ((found - expected).double().norm() / expected.double().norm()).item() < (
+            2.0**-8 if name == "fp8_e4m3" else 1e-4
+        )
+    assert len(made) == 2
