@@ -15,7 +15,7 @@ from torch import Tensor
 
 from iroot.coefficients import named_table
 from iroot.graded_steps import word_steps
-from iroot.kernels.graded_root import PROMOTE_K, GradedPlan, graded_root, square_bound
+from iroot.kernels.graded_root import GradedPlan, graded_root, square_bound
 from iroot.kernels.multiply_add import BLOCKINGS, Blocking, multiply_add
 from iroot.kernels.odd_persistent import STEP_TILES, StepPlan, StepTiles, persistent_odd_steps, reference_odd_steps
 from iroot.kernels.odd_products import ProductPlan, odd_products
@@ -185,16 +185,18 @@ def split_words(device: torch.device) -> Iterator[Found]:
 
 
 def graded(device: torch.device) -> Iterator[Found]:
-    """Inverse square roots by graded steps and the bound before them, every tiling."""
-    steps = word_steps(schedule_for(Design(p=2, lower=0.9e-2), target=1e-3, min_cushion=0.03))
+    """Inverse square roots by graded steps and the bound before them, every tiling and length of sums."""
+    schedule = schedule_for(Design(p=2, lower=0.9e-2), target=1e-3, min_cushion=0.03)
     plain = Tiling(block=64, tail=0, block_k=64, warps=4, stages=2)
     tilings = (replace(TINY, block_k=32), plain) if device.type == "cpu" else GRADED_TILINGS
-    for shape, tiling in zip(shapes(device), cycle(tilings), strict=False):
+    sums = cycle((64, 96, 512))
+    for shape, tiling, promote_k in zip(shapes(device), cycle(tilings), sums, strict=False):
         Q = torch.linalg.qr(shape.draw(shape.n, shape.n).double()).Q
         values = torch.logspace(0, -2, shape.n, dtype=torch.float64)
         A = shape.place((Q * values) @ Q.mT, torch.float32)
         warps = 8 if tiling.block == 128 else 4
-        plan = GradedPlan(tiling=tiling, update=replace(tiling, promote_k=PROMOTE_K, warps=warps))
+        plan = GradedPlan(tiling=tiling, update=replace(tiling, warps=warps))
+        steps = word_steps(schedule, promote_k=promote_k)
         scale = torch.full((shape.batch, 1, 1), 1.05, device=device)
         X = graded_root(A, scale, steps, p=2, dtype=shape.dtype, plan=plan)
         allowed = 3e-3 if shape.dtype is torch.float16 else 2e-2

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from iroot.schedules import Schedule
 
 LARGEST_X = 1024.0
 """X is scaled back to this norm where it could pass it, and the scalar is returned to it at the end."""
+
+LONGEST_SUM = 512
+SHORTEST_SUM = 64
+_SUM_PER_EIGENVALUE = 7e4
+"""Columns of Y W per unit of p times the smallest eigenvalue of Y.
+
+A tensor core cuts its products and their running sum off towards zero, which takes up to 4e-9 of the sum per column;
+the small eigenvalues of Y are small differences of such sums. One eigenvalue 1 / kappa and the others 1, n = 512,
+float16, errors for p = 1, 2, 4 at kappa 1e4 and 1e5:
+
+    512 columns in every step   2.5e-2, 1.2e-2, 2.5e-3 and 0.20, 0.11, 0.034; in emulation the same figures
+    128 columns in every step   5.0e-3, 2.2e-3, 5.6e-4 and 4.9e-2, 2.5e-2, 8.0e-3
+    128 to 512, emulated        5.3e-3, 2.6e-3, 1.0e-3 and 5.3e-2, 2.7e-2, 8.6e-3
+    64 to 512, emulated         2.2e-3, 1.1e-3, 7.7e-4 and 2.4e-2, 1.2e-2, 4.1e-3
+    32 to 512, emulated         1.0e-3, 6.5e-4, 6.8e-4 and 1.2e-2, 5.9e-3, 2.6e-3
+
+(the first two on an H100; the emulation aligns 16 products and the sum before them, and cuts each two bits below
+float32's last one; 2026-11-23). So the first steps decide. On an H100 128 columns in every step cost 10 % of a root
+and 256 cost 3 % (p = 2, kappa 1e4, n = 1024, 2048 and 16 x 1024).
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +38,7 @@ class WordStep:
     Attributes:
         at_zero: q(0).
         factor: multiplies X after the step; it keeps 16-bit words in range.
+        promote_k: columns of Y W after which a tensor core's sum is added to a float32 one, 0 for never.
     """
 
     chebyshev: tuple[float, float, float]
@@ -24,10 +46,21 @@ class WordStep:
     radius: float
     at_zero: float
     factor: float = 1.0
+    promote_k: int = LONGEST_SUM
 
 
-def word_steps(schedule: Schedule) -> tuple[WordStep, ...]:
-    """The steps of a quadratic schedule; their factors multiply to one."""
+def sum_for(p: int, smallest: float) -> int:
+    """Columns of Y W per sum where the smallest eigenvalue of Y is `smallest`, a power of two: 64 to 512."""
+    columns = max(_SUM_PER_EIGENVALUE * p * smallest, 1.0)
+    return min(max(1 << math.floor(math.log2(columns)), SHORTEST_SUM), LONGEST_SUM)
+
+
+def word_steps(schedule: Schedule, *, promote_k: int | None = None) -> tuple[WordStep, ...]:
+    """The steps of a quadratic schedule; their factors multiply to one.
+
+    Args:
+        promote_k: of every step; None: what each step needs, by `sum_for`.
+    """
     steps: list[WordStep] = []
     bound, taken_off = 1.0, 1.0
     for step in schedule.steps:
@@ -43,6 +76,7 @@ def word_steps(schedule: Schedule) -> tuple[WordStep, ...]:
                 radius=0.5 * (step.upper - step.lower),
                 at_zero=step.monomial[0],
                 factor=factor,
+                promote_k=sum_for(step.p, step.true_lower) if promote_k is None else promote_k,
             )
         )
     # The last product is not rounded to a word.

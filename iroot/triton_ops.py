@@ -15,7 +15,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from iroot.graded_steps import WordStep
 from iroot.kernels.families import is_served
-from iroot.kernels.graded_root import graded_root, square_bound
+from iroot.kernels.graded_root import graded_root, square_bound, variants
 from iroot.kernels.multiply_add import beats_addmm, multiply_add
 from iroot.kernels.odd_persistent import persistent_odd_steps
 from iroot.kernels.odd_persistent import suits as suits_persistent
@@ -161,10 +161,9 @@ class TritonOps(TritonSymmetricOps):
         """(A + eps I)^(-1/p) by `steps`: three kernels a step, all elementwise work in their epilogues."""
         if not self._suits_fused(A):
             return None
-        # Kernels differ between the first, middle and last steps. Eager calls take them at any size: 26 launches
-        # cost the host less than the 250 they replace (4.8 and 8.5 ms, H100, n = 1024, 2026-11-22).
-        layout = ("graded_root", A.shape, A.stride(), p, min(len(steps), 3))
-        choice = self._choose(layout, math.inf)
+        # Eager calls take them at any size: 26 launches cost the host less than the 250 they replace (4.8 and 8.5 ms,
+        # H100, n = 1024, 2026-11-22).
+        choice = self._choose(("graded_root", A.shape, A.stride(), p, variants(steps)), math.inf)
         if choice == "library":
             return None
         return graded_root(A, scale, steps, p=p, eps=eps, dtype=self.storage)

@@ -43,7 +43,7 @@ class GradedPlan:
 
     Attributes:
         tiling: of the products with one accumulator.
-        update: of Y W, whose accumulator is promoted.
+        update: of Y W, whose accumulator is promoted as often as a step says.
         streams: 2 puts X B beside the other products.
         symmetrised: X B is taken as (X B + B X) / 2, at twice the work, and not as one triangle of X B.
     """
@@ -61,15 +61,27 @@ class GradedPlan:
             )
 
 
-PROMOTE_K = 512
-"""Columns of depth of Y W per accumulator."""
-
-
 def choose_plan(n: int, batches: int, *, processors: int) -> GradedPlan:
     """The tilings with the shortest makespan."""
     tiling = choose_tiling(n, batches, processors=processors, choices=GRADED_TILINGS)
     # A second accumulator takes as many registers as the first: eight warps for tiles of 128 x 128.
-    return GradedPlan(tiling=tiling, update=replace(tiling, promote_k=PROMOTE_K, warps=8 if tiling.block == 128 else 4))
+    return GradedPlan(tiling=tiling, update=replace(tiling, warps=8 if tiling.block == 128 else 4))
+
+
+def promoted(tiling: Tiling, promote_k: int) -> Tiling:
+    """`tiling` with sums of `promote_k` columns, or up to a block of columns more; 0: of all columns.
+
+    Blocks of columns are no longer than a sum, and a power of two.
+    """
+    if promote_k == 0:
+        return replace(tiling, promote_k=0)
+    block_k = min(tiling.block_k, 1 << (promote_k.bit_length() - 1))
+    return replace(tiling, block_k=block_k, promote_k=-(-promote_k // block_k) * block_k)
+
+
+def variants(steps: Sequence[WordStep]) -> tuple[int, ...]:
+    """What kernels depend on: they differ between the first, middle and last steps, and for sums of other lengths."""
+    return min(len(steps), 3), *(step.promote_k for step in steps[:1]), *sorted({s.promote_k for s in steps[1:-1]})
 
 
 def square_bound(A: Tensor, *, eps: float = 0.0, dtype: torch.dtype = torch.float16, slack: float = 1.0) -> Tensor:
@@ -164,8 +176,7 @@ def graded_root(
         Y, _ = begin(matrix, scales, eps, dtype, tiling=chosen.update)
         return _Iteration(p, chosen, A.device).run(Y, steps, scales)
 
-    # Kernels differ between the first, middle and last steps.
-    rehearse(("graded_root", matrix.shape, matrix.stride(), p, min(len(steps), 3), dtype, chosen), root, A.device)
+    rehearse(("graded_root", matrix.shape, matrix.stride(), p, variants(steps), dtype, chosen), root, A.device)
     return root().reshape(A.shape)
 
 
@@ -221,8 +232,9 @@ class _Iteration:
         """a Y + sym(Y W)."""
         call = Call(kind=UPDATE.value, linear=step.at_zero**self._p, both=True)
         W, trace = self._power(B, Y)
-        result = new_word(Y.word, self._plan.update, rest=True)
-        launch(call, Inputs(M=Y, N=W, trace=trace), Outputs(word=result), self._plan.update)
+        tiling = promoted(self._plan.update, step.promote_k)
+        result = new_word(Y.word, tiling, rest=True)
+        launch(call, Inputs(M=Y, N=W, trace=trace), Outputs(word=result), tiling)
         return result
 
     def _power(self, B: Word, Y: Word) -> tuple[Word, Tensor]:

@@ -36,6 +36,8 @@ _SAFETY = 1.005
 # matrix (p = 2); with these the errors are 0.33 and 0.033 (CPU emulation, 2026-11).
 _SAFETY_ROUNDOFFS = 1.28
 _CUSHION_ROUNDOFFS = 3.2
+_PROMOTE_K = 256
+"""Columns of Y W in each of the library's products, where the caller does not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,21 +51,27 @@ class GradedOptions:
             0.2.
         scaling: name of the normalisation (`iroot.scaling`).
         promote_k: columns of Y W after which a tensor core's sum is added to a float32 one, 0 for never, else at
-            least 16. Fused kernels take 512 and restore the trace; 0 also does without them.
+            least 16; None: 64 to 512 in fused kernels, as each step needs (`iroot.graded_steps.sum_for`), and 256
+            without them. Fused kernels also restore the trace; 0 does without them.
     """
 
     target: float = 2e-4
     min_cushion: float | None = None
     scaling: str = "square"
-    promote_k: int = 256
+    promote_k: int | None = None
 
     def __post_init__(self) -> None:
         check_target(self.target)
         if self.min_cushion is not None and not 0.0 <= self.min_cushion <= 0.5:
             raise InvalidInputError(f"min_cushion must be in [0, 0.5], got {self.min_cushion}")
-        if self.promote_k != 0 and self.promote_k < 16:
-            raise InvalidInputError(f"promote_k must be 0 or at least 16, got {self.promote_k}")
+        check_promotion(self.promote_k)
         get_scaling(self.scaling)
+
+
+def check_promotion(promote_k: int | None) -> None:
+    """Raises InvalidInputError for columns per sum that no kernel takes."""
+    if promote_k is not None and promote_k != 0 and promote_k < 16:
+        raise InvalidInputError(f"promote_k must be 0 or at least 16, got {promote_k}")
 
 
 def default_cushion(p: int) -> float:
@@ -117,7 +125,7 @@ class Graded:
     """
 
     ops: Ops
-    promote_k: int
+    promote_k: int | None
 
     def split(self, M: Tensor) -> Word:
         """M as its mean diagonal and the rest, rounded."""
@@ -134,7 +142,8 @@ class Graded:
         matter, elsewhere it is relative to the small eigenvalues too: sums truncated to 22 bits, n = 512, p = 1:
         9.2e-4, with 256 columns in every product 6.4e-4, in Y W alone 6.4e-4 (CPU model, 2026-11).
         """
-        n, k = A.shape[-1], self.promote_k or A.shape[-1]
+        n = A.shape[-1]
+        k = _PROMOTE_K if self.promote_k is None else self.promote_k or n
         total = self.ops.matmul_wide(A[..., :k], B[..., :k, :])
         for start in range(k, n, k):
             total = total.add_(self.ops.matmul_wide(A[..., start : start + k], B[..., start : start + k, :]))

@@ -37,7 +37,7 @@ class HybridOptions:
     target: float = 5e-4
     min_cushion: float | None = None
     scaling: str = "square"
-    promote_k: int = 256
+    promote_k: int | None = None
 
     def __post_init__(self) -> None:
         if not 2 <= self.max_degree <= 200:

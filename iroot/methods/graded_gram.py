@@ -16,7 +16,7 @@ from torch import Tensor
 from iroot.errors import InvalidInputError
 from iroot.graded_steps import word_steps
 from iroot.methods._constant import host_constant
-from iroot.methods._graded import Graded, step_products
+from iroot.methods._graded import Graded, check_promotion, step_products
 from iroot.methods._operands import require_matrix
 from iroot.methods._polar import Recipe, composition_error, normalise, polar_bytes
 from iroot.odd_steps import odd_step
@@ -40,13 +40,13 @@ class GradedGramOptions:
         lower: smallest singular value the composition is made for; the largest is at most 1 after normalisation.
         cushion: smallest ratio of interval ends, in singular values, a step is designed for; at least 0.3 is used in
             bfloat16.
-        promote_k: columns of a product of the iteration after which a sum is promoted to float32, 0 for never.
+        promote_k: as in `GradedOptions`.
     """
 
     steps: int = 5
     lower: float = 5e-3
     cushion: float = 0.1
-    promote_k: int = 256
+    promote_k: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.steps, int) or not 1 <= self.steps <= 30:
@@ -55,8 +55,7 @@ class GradedGramOptions:
             raise InvalidInputError(f"lower must be in [1e-6, 1), got {self.lower}")
         if not 0.0 <= self.cushion <= 0.7:
             raise InvalidInputError(f"cushion must be in [0, 0.7], got {self.cushion}")
-        if self.promote_k != 0 and self.promote_k < 16:
-            raise InvalidInputError(f"promote_k must be 0 or at least 16, got {self.promote_k}")
+        check_promotion(self.promote_k)
 
     def schedule(self, unit_roundoff: float) -> Schedule:
         """The steps on the eigenvalues of R."""
@@ -98,8 +97,9 @@ def graded_gram(operands: Operands, ops: Ops, options: GradedGramOptions) -> Ten
 
 def _fused_root(R: Tensor, ops: Ops, schedule: Schedule, options: GradedGramOptions) -> Tensor | None:
     """R^(-1/2) by fused kernels, or None. ||R^2||^(1/2) <= ||R|| in both norms, so the square alone bounds R."""
-    bound = ops.square_bound(R, eps=0.0) if options.promote_k else None
-    return None if bound is None else ops.graded_root(R, bound, word_steps(schedule), p=2, eps=0.0)
+    bound = None if options.promote_k == 0 else ops.square_bound(R, eps=0.0)
+    steps = word_steps(schedule, promote_k=options.promote_k)
+    return None if bound is None else ops.graded_root(R, bound, steps, p=2, eps=0.0)
 
 
 def _upper_bound(R: Tensor, graded: Graded) -> Tensor:

@@ -54,7 +54,8 @@ def fused_root(operands: Operands, ops: Ops, options: GradedOptions) -> Tensor |
     schedule = find_schedule(
         _spd.interval_of(operands, scale, options.scaling), p, ops.precision.unit_roundoff, options
     )
-    return ops.graded_root(operands.A, scale, word_steps(schedule), p=p, eps=operands.eps)
+    steps = word_steps(schedule, promote_k=options.promote_k)
+    return ops.graded_root(operands.A, scale, steps, p=p, eps=operands.eps)
 
 
 def planned_schedule(workload: Workload, options: GradedOptions) -> Schedule:

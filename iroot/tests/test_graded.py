@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from iroot.errors import InvalidInputError
+from iroot.graded_steps import word_steps
 from iroot.methods._graded import Graded, GradedOptions, Word, find_schedule, value
 from iroot.methods._spd import Interval
 from iroot.methods.apply_hybrid import HybridOptions, find_plan
@@ -16,6 +17,7 @@ from iroot.ops import make_ops
 from iroot.precision import get_precision
 from iroot.registry import MethodSpec, Operands, Workload, get_method
 from iroot.scaled_ops import Float8Ops
+from iroot.schedules import Design, schedule_for
 from iroot.tests.test_inverse_apply import distance, exact, posed
 from iroot.torch_ops import EmulatedOps
 
@@ -52,8 +54,24 @@ def test_promoted_sums_restore_what_a_truncating_accumulator_loses() -> None:
     assert error(whole, 16) == pytest.approx(error(whole, 0), rel=0.05)
 
 
-@pytest.mark.parametrize("promote_k", [0, 16, 32, 100])
-def test_promoted_matmul_is_the_product(promote_k: int) -> None:
+def test_sums_are_short_where_eigenvalues_are_small() -> None:
+    """Of the first steps of far bounds, most at p = 1, and of none where the spectrum is narrow."""
+
+    def sums(p: int, lower: float) -> list[int]:
+        schedule = find_schedule(Interval(lower=lower, headroom=0.0), p, 2.0**-11, GradedOptions())
+        return [step.promote_k for step in word_steps(schedule)]
+
+    assert sums(2, 1e-2) == [512] * 4
+    assert sums(2, 1e-4) == [64] + [512] * 4
+    assert sums(1, 1e-6) == [64] * 4 + [128] + [512] * 4
+    for p in (1, 2, 4, 8):
+        assert sums(p, 1e-6) == sorted(sums(p, 1e-6))
+    steps = word_steps(schedule_for(Design(p=1, lower=1e-6), target=1e-3), promote_k=100)
+    assert {step.promote_k for step in steps} == {100}
+
+
+@pytest.mark.parametrize("promote_k", [None, 0, 16, 32, 100])
+def test_promoted_matmul_is_the_product(promote_k: int | None) -> None:
     generator = torch.Generator().manual_seed(0)
     A, B = torch.randn(2, 40, 40, generator=generator), torch.randn(2, 40, 40, generator=generator)
     torch.testing.assert_close(Graded(make_ops("fp32", CPU), promote_k).promoted_matmul(A, B), A @ B)

@@ -23,14 +23,14 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type == "cpu":  # read when the kernels are defined, and again when they run
     os.environ["TRITON_INTERPRET"] = "1"
 from iroot import triton_ops  # noqa: E402
-from iroot.kernels.graded_root import GradedPlan, graded_root, square_bound  # noqa: E402
+from iroot.kernels.graded_root import GradedPlan, graded_root, promoted, square_bound, variants  # noqa: E402
 from iroot.triton_ops import TritonOps  # noqa: E402
 
 TINY = Tiling(block=32, tail=16, block_k=32, warps=4, stages=2)
 PLAIN = Tiling(block=64, tail=0, block_k=64, warps=4, stages=2)
 PLANS = (
     (
-        GradedPlan(tiling=TINY, update=replace(TINY, promote_k=32)),
+        GradedPlan(tiling=TINY, update=TINY),
         GradedPlan(tiling=PLAIN, update=PLAIN, symmetrised=True),
     )
     if DEVICE.type == "cpu"
@@ -65,12 +65,13 @@ def test_roots(p: int) -> None:
     A, exact = posed((50,), 1e3, p)
     schedule = schedule_for(Design(p=p, lower=0.9e-3), target=2e-4, min_cushion=0.03)
     scale = torch.full((1, 1), 1.05, device=DEVICE)
-    X = graded_root(A.float(), scale, word_steps(schedule), p=p, plan=plan)
+    steps = word_steps(schedule, promote_k=(32, 0)[p % 2])
+    X = graded_root(A.float(), scale, steps, p=p, plan=plan)
     assert X.dtype == torch.float32
     assert torch.equal(X, X.mT)
     assert error(X, exact) < 1e-3
     if p <= 2:
-        assert torch.equal(X, graded_root(A.float(), scale, word_steps(schedule), p=p, plan=plan))
+        assert torch.equal(X, graded_root(A.float(), scale, steps, p=p, plan=plan))
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=str)
@@ -81,7 +82,7 @@ def test_a_stack_with_a_damping_and_scales_of_its_own(plan: GradedPlan | None) -
     eps = 1e-9
     exact = _root(A + eps * torch.eye(65, dtype=torch.float64, device=DEVICE), 2)
     schedule = schedule_for(Design(p=2, lower=0.8e-2), target=2e-4, min_cushion=0.03)
-    X = graded_root(A.float().mT, scale, word_steps(schedule), p=2, eps=eps, plan=plan)
+    X = graded_root(A.float().mT, scale, word_steps(schedule, promote_k=16), p=2, eps=eps, plan=plan)
     assert error(X, exact) < 1e-3
 
 
@@ -117,6 +118,22 @@ def test_the_bound_of_the_square(n: int) -> None:
     torch.testing.assert_close(bound.flatten().double(), exact, rtol=2e-3, atol=0)
     slack = 1.0 + 4.0 * 2.0**-11
     assert bool((square_bound(A.float(), eps=eps, slack=slack).flatten() >= torch.linalg.matrix_norm(M, ord=2)).all())
+
+
+@pytest.mark.parametrize(("asked", "block_k", "promote_k"), [(0, 32, 0), (16, 16, 16), (50, 32, 64), (512, 32, 512)])
+def test_sums_are_whole_blocks(asked: int, block_k: int, promote_k: int) -> None:
+    tiling = promoted(TINY, asked)
+    assert (tiling.block_k, tiling.promote_k) == (block_k, promote_k)
+
+
+def test_sums_of_another_length_are_another_kernel() -> None:
+    """Inside a capture nothing may be compiled: what was seen must name every kernel, and no more."""
+    first, longer = (word_steps(schedule_for(Design(p=2, lower=lower), target=2e-4)) for lower in (1e-5, 1e-6))
+    assert [step.promote_k for step in first[:3]] == [64, 64, 512]
+    assert variants(first) == variants(longer)
+    assert len(first) < len(longer)
+    assert variants(first) != variants(tuple(replace(step, promote_k=256) for step in first))
+    assert variants(first[:2]) != variants(first[:1])
 
 
 def test_wrong_arguments() -> None:
