@@ -11,7 +11,10 @@ LARGEST_X = 1024.0
 """X is scaled back to this norm where it could pass it, and the scalar is returned to it at the end."""
 
 LONGEST_SUM = 512
-SHORTEST_SUM = 64
+SHORT_SUM = 64
+SHORTEST_SUM = 32
+_SHORTEST_BELOW = 4.0
+"""Columns called for below which sums have 32: only bounds far from 1 need them, and they cost most."""
 _SUM_PER_EIGENVALUE = 7e4
 """Columns of Y W per unit of p times the smallest eigenvalue of Y.
 
@@ -23,11 +26,14 @@ float16, errors for p = 1, 2, 4 at kappa 1e4 and 1e5:
     128 columns in every step   5.0e-3, 2.2e-3, 5.6e-4 and 4.9e-2, 2.5e-2, 8.0e-3
     128 to 512, emulated        5.3e-3, 2.6e-3, 1.0e-3 and 5.3e-2, 2.7e-2, 8.6e-3
     64 to 512, emulated         2.2e-3, 1.1e-3, 7.7e-4 and 2.4e-2, 1.2e-2, 4.1e-3
+    `sum_for`, emulated         2.2e-3, 1.1e-3, 7.7e-4 and 1.2e-2, 6.9e-3, 2.6e-3
     32 to 512, emulated         1.0e-3, 6.5e-4, 6.8e-4 and 1.2e-2, 5.9e-3, 2.6e-3
 
 (the first two on an H100; the emulation aligns 16 products and the sum before them, and cuts each two bits below
-float32's last one; 2026-11-23). So the first steps decide. On an H100 128 columns in every step cost 10 % of a root
-and 256 cost 3 % (p = 2, kappa 1e4, n = 1024, 2048 and 16 x 1024).
+float32's last one; 2026-11-23). So the first steps decide. power_law, p = 1, no bound, n = 512 and 1024: 1.24e-3 and
+2.11e-3 with 512 columns (1.27e-3 and 2.08e-3 on an H100), 4.6e-4 and 6.7e-4 by `sum_for` (emulated). On an H100 128
+columns in every step cost 10 % of a root and 256 cost 3 % (p = 2, kappa 1e4, n = 1024, 2048 and 16 x 1024); fewer have
+not been timed.
 """
 
 
@@ -50,9 +56,11 @@ class WordStep:
 
 
 def sum_for(p: int, smallest: float) -> int:
-    """Columns of Y W per sum where the smallest eigenvalue of Y is `smallest`, a power of two: 64 to 512."""
-    columns = max(_SUM_PER_EIGENVALUE * p * smallest, 1.0)
-    return min(max(1 << math.floor(math.log2(columns)), SHORTEST_SUM), LONGEST_SUM)
+    """Columns of Y W per sum where the smallest eigenvalue of Y is `smallest`, a power of two: 32 to 512."""
+    columns = _SUM_PER_EIGENVALUE * p * smallest
+    if columns < _SHORTEST_BELOW:
+        return SHORTEST_SUM
+    return min(max(1 << math.floor(math.log2(columns)), SHORT_SUM), LONGEST_SUM)
 
 
 def word_steps(schedule: Schedule, *, promote_k: int | None = None) -> tuple[WordStep, ...]:

@@ -51,7 +51,7 @@ class GradedOptions:
             0.2.
         scaling: name of the normalisation (`iroot.scaling`).
         promote_k: columns of Y W after which a tensor core's sum is added to a float32 one, 0 for never, else at
-            least 16; None: 64 to 512 in fused kernels, as each step needs (`iroot.graded_steps.sum_for`), and 256
+            least 16; None: 32 to 512 in fused kernels, as each step needs (`iroot.graded_steps.sum_for`), and 256
             without them. Fused kernels also restore the trace; 0 does without them.
     """
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from iroot import tiers
-from iroot.methods._graded import Graded
+from iroot.graded_steps import sum_for
+from iroot.methods._graded import Graded, Word
 from iroot.ops import make_ops
 from iroot.planning import Choice, Demand, choose
 from iroot.registry import Operands, Workload
+from iroot.schedules import Step
 from iroot.tests import tensor_cores
 
 CPU = torch.device("cpu")
-SUM = 512
-"""Columns after which fused kernels promote."""
 
 
 def posed(n: int, kappa: float, *, small: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,26 +77,48 @@ def test_narrow_cushions_are_taken_only_for_fewer_steps_and_are_charged() -> Non
     assert not tiers.has_tier(middle.spec, middle.workload, middle.spec.make_options({"min_cushion": 0.005}))
 
 
-def cut_product(A: Tensor, B: Tensor) -> Tensor:
+def cut_product(A: Tensor, B: Tensor, columns: int) -> Tensor:
     """A B in sums that are cut as tensor cores cut theirs, its trace put right, as the fused kernels do."""
-    total = torch.zeros(A.shape[-2], B.shape[-1])
-    for start in range(0, A.shape[-1], SUM):
-        total += tensor_cores.product(A[:, start : start + SUM].double(), B[start : start + SUM].double())
+    n = len(A)
+    products = (A.float()[:, None, :] * B.float().mT[None, :, :]).reshape(n * n, -1)
+    total = torch.zeros(n, n)
+    for start in range(0, n, columns):
+        total += tensor_cores.sums(products[:, start : start + columns]).float().reshape(n, n)
     lost = (A.double() * B.double().mT).sum() - total.diagonal().double().sum()
     total.diagonal().add_(lost.float() / len(total))
     return total
 
 
-@pytest.mark.parametrize(("p", "kappa"), [(1, 1e6), (2, 1e6), (4, 2e5)])
-def test_far_bounds_hold_in_cut_sums_with_an_exact_trace(p: int, kappa: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    choice = chosen(256, kappa, p, 1e-1)
+@pytest.fixture
+def cut_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Y W as the fused kernels compute it, in sums as short as they take them; elsewhere cuts change no error."""
+    composed = Graded.next_iterate
+
+    def as_fused(graded: Graded, Y: Tensor, B: Word, step: Step) -> Tensor:
+        return composed(replace(graded, promote_k=sum_for(step.p, step.true_lower)), Y, B, step)
+
+    monkeypatch.setattr(Graded, "next_iterate", as_fused)
+    monkeypatch.setattr(Graded, "promoted_matmul", lambda graded, A, B: cut_product(A, B, graded.promote_k))
+
+
+@pytest.mark.usefixtures("cut_sums")
+@pytest.mark.parametrize("small", [1, 64])
+@pytest.mark.parametrize(("p", "kappa"), [(1, 5e5), (2, 1e6), (4, 2e5)])
+def test_far_bounds_hold_in_cut_sums_with_an_exact_trace(p: int, kappa: float, small: int) -> None:
+    choice = chosen(128, kappa, p, 1e-1)
     assert choice.stated is not None
     assert choice.stated <= 1e-1
-    monkeypatch.setattr(Graded, "promoted_matmul", lambda self, A, B: cut_product(A, B))
-    ops = type(make_ops("fp16_emulated", CPU))
-    monkeypatch.setattr(ops, "matmul_wide", lambda self, A, B: cut_product(A, B))
-    error = error_of(choice, kappa, small=128)
+    error = error_of(choice, kappa, small=small)
     assert 0.05 * choice.stated < error <= choice.stated
+
+
+@pytest.mark.usefixtures("cut_sums")
+def test_an_isolated_eigenvalue_shows_what_sums_lose(monkeypatch: pytest.MonkeyPatch) -> None:
+    """p = 1, kappa 1e4: sums of all columns give more than three times the error."""
+    choice = chosen(128, 1e4, 1, 1e-3)
+    needed = error_of(choice, 1e4, small=1)
+    monkeypatch.setattr(Graded, "promoted_matmul", lambda graded, A, B: cut_product(A, B, len(A)))
+    assert error_of(choice, 1e4, small=1) > 3.0 * needed
 
 
 def test_far_bounds_are_of_devices_whose_kernels_keep_the_trace() -> None:
