@@ -136,6 +136,24 @@ def test_sums_of_another_length_are_another_kernel() -> None:
     assert variants(steps[:2]) != variants(steps[:1])
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("promote_k", [256, 128, 64, 32])
+@pytest.mark.parametrize("n", [512, 2048])
+def test_short_sums_lose_less(n: int, promote_k: int) -> None:
+    """One eigenvalue 1e-4, the others 1, p = 1: 2.5e-2 with 512 columns per sum, and in proportion (H100, 2026-11-23)."""
+    v = torch.randn(n, 1, generator=torch.Generator().manual_seed(n), dtype=torch.float64).to(DEVICE)
+    A = torch.eye(n, dtype=torch.float64, device=DEVICE) - (1.0 - 1e-4) * (v @ v.mT) / (v.mT @ v)
+    exact = _root(A.float().double(), 1)
+    schedule = schedule_for(Design(p=1, lower=0.9e-4), target=2e-4, min_cushion=0.1)
+    scale = torch.full((1, 1), 1.05, device=DEVICE)
+    longest, found = (
+        error(graded_root(A.float(), scale, word_steps(schedule, promote_k=k), p=1), exact) for k in (512, promote_k)
+    )
+    assert longest > 1e-2
+    assert found < 1.5 * promote_k / 512 * longest + 1e-3
+
+
 def test_wrong_arguments() -> None:
     A, steps = torch.eye(4, device=DEVICE), [WordStep(chebyshev=(1.0, 0.0, 0.0), mid=0.5, radius=0.5, at_zero=1.0)]
     one = torch.ones(1, 1, device=DEVICE)
