@@ -10,6 +10,8 @@ import triton.language as tl
 
 from iroot.kernels.operands import load_block
 
+_INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+
 
 @triton.jit
 def place_in_strips(program, row_blocks, column_blocks, GROUP: tl.constexpr):
@@ -25,6 +27,15 @@ def place_in_strips(program, row_blocks, column_blocks, GROUP: tl.constexpr):
 
 
 @triton.jit
+def _alone(part):
+    """The same. The compiler would make a product and its sum with another one instruction, whose sum is never float32's.
+    """
+    if _INTERPRETED:
+        return part
+    return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [part], dtype=part.dtype, is_pure=True, pack=1)
+
+
+@triton.jit
 def accumulate(
     total, a, b, batch, row, col, depth,
     BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, PROMOTE_K: tl.constexpr,
@@ -32,11 +43,10 @@ def accumulate(
 ):  # fmt: skip
     """total + A[row:, :] B[col:, :]^T, one BLOCK x BLOCK tile in float32, or in int32 of int8 operands."""
     if PROMOTE_K == BLOCK_K:
-        # Of FP8 operands alone: of others the compiler makes this the last loop.
         for k in range(0, depth, BLOCK_K):
             left = load_block(a, batch, row, k, BLOCK, BLOCK_K, A_ALONG_K)
             right = load_block(b, batch, col, k, BLOCK, BLOCK_K, B_ALONG_K)
-            total += tl.dot(left, right.T, out_dtype=total.dtype)
+            total += _alone(tl.dot(left, right.T, out_dtype=total.dtype))
     elif PROMOTE_K:
         for start in range(0, depth, PROMOTE_K):
             part = tl.zeros((BLOCK, BLOCK), total.dtype)
@@ -65,8 +75,8 @@ def accumulate_wide(
             left = load_block(a, batch, row, k, BLOCK, BLOCK_K, A_ALONG_K)
             right = load_block(b, batch, col, k, BLOCK, BLOCK_K, B_ALONG_K)
             right_tail = load_block(b_tail, batch, col + BLOCK, k, TAIL, BLOCK_K, B_ALONG_K)
-            total += tl.dot(left, right.T, out_dtype=total.dtype)
-            total_tail += tl.dot(left, right_tail.T, out_dtype=total.dtype)
+            total += _alone(tl.dot(left, right.T, out_dtype=total.dtype))
+            total_tail += _alone(tl.dot(left, right_tail.T, out_dtype=total.dtype))
     elif PROMOTE_K:
         for start in range(0, depth, PROMOTE_K):
             part = tl.zeros((BLOCK, BLOCK), total.dtype)
