@@ -25,7 +25,16 @@ from iroot.kernels.quantise_rows import quantise_rows
 from iroot.kernels.scaled_result import scaled_result, shifted_result
 from iroot.kernels.split_product import BLOCKINGS as SPLIT_BLOCKINGS
 from iroot.kernels.split_product import split, split_product
-from iroot.kernels.symmetric import Terms, symmetric_product
+from iroot.kernels.symmetric import Terms, device_programs, symmetric_product
+from iroot.kernels.symmetric_sum import (
+    UNSCALED,
+    Matrices,
+    Scaling,
+    SumTerms,
+    empty_rows,
+    lacks_gluon,
+    triton_sums,
+)
 from iroot.kernels.tiling import (
     FP8_TILINGS,
     GRADED_TILINGS,
@@ -306,6 +315,46 @@ def separate_odd(device: torch.device) -> Iterator[Found]:
             yield odd_right(X, G, steps, bound, slack=2.0)
 
 
+def gluon_sums(device: torch.device) -> Iterator[Found]:
+    """Hopper's sums bit for bit against Triton's: every number of addends and results, every scaling, sums of squares.
+
+    Norms are whole numbers, whose sums are the same in any order.
+    """
+    from iroot.kernels.hopper_sum import hopper_sums
+
+    both = (SumTerms(P=0.7, T=-1.3, Z=0.6, identity=0.25), SumTerms(P=-0.4, T=0.9, Z=1.1, identity=-0.5))
+    for shape, tiling in zip(shapes(device), cycle(GRADED_TILINGS[:2]), strict=False):
+        n, batch = shape.n, shape.batch
+        X, *others = (shape.draw(n, n, seed=seed) for seed in range(4))
+        X, (S, T, Z) = padded(X, shape), (padded(M + M.mT, shape) for M in others)
+        unit, norms = torch.full((batch,), 0.5, device=device), torch.full((batch, 9), 3.0, device=device)
+        first = Scaling(kind="first", norms=norms, unit=unit, margin=1.1)
+        later, limited = Scaling(kind="later", unit=unit), Scaling(kind="limited", norms=1e4 * norms)
+        addends: tuple[dict[str, Tensor], ...] = ({}, {"T": T}, {"Z": Z}, {"T": T, "Z": Z})
+        forms = [(Matrices(M=S, N=S, **those), both[:count], UNSCALED) for those in addends for count in (1, 2)]
+        forms += [(Matrices(M=X, N=X), both[1:], limited), (Matrices(M=S, N=S, Z=Z), both, first)]
+        for matrices, sums, scaling in [*forms, (Matrices(M=S, N=S, T=T, Z=Z), both, later)]:
+            found, expected = ([empty_rows((batch, n, n), shape.dtype, device) for _ in sums] for _ in range(2))
+            hopper_sums(matrices, sums, tiling, found, scaling=scaling)
+            triton_sums(matrices, sums, tiling, expected, scaling=scaling)
+            yield from (differing(D, E.cpu()) for D, E in zip(found, expected, strict=True))
+        tiles = device_programs(n, 1, tiling.block, tiling.tail, device).shape[0]
+        squares, D = torch.empty(batch, tiles, device=device), empty_rows((batch, n, n), shape.dtype, device)
+        hopper_sums(Matrices(M=X, N=X), (SumTerms(),), tiling, [D], squares=squares)
+        yield distance(squares.sum(-1)[:, None, None], D.cpu().double().square().sum((-2, -1), keepdim=True), 1e-5)
+
+
+def padded(A: Tensor, shape: Shape) -> Tensor:
+    """A on the device, as the products before would have left it."""
+    batch, m, n = A.shape
+    return empty_rows((batch, m, n), shape.dtype, shape.device).copy_(A)
+
+
+def unable(name: str, device: torch.device) -> str:
+    """Why a group of CHECKS cannot run on `device`; empty where it can."""
+    return lacks_gluon(device) if name == "hopper_sum" else ""
+
+
 def odd_right(X: Tensor, G: Tensor, steps: tuple[OddStep, ...], bound: StepBound, *, slack: float) -> Found:
     """Against the same steps in float64; allowed is `slack` times what the library loses that rounds like a kernel."""
     exact = reference_odd_steps(G.cpu().double(), steps, bound=bound)
@@ -320,5 +369,6 @@ CHECKS: dict[str, Callable[[torch.device], Iterator[Found]]] = {
     "symmetric": symmetric, "symmetric_by_dtype": symmetric_by_dtype, "multiply_add": fused_addition,
     "split_product": split_words, "graded_root": graded,
     "quantise": per_matrix, "quantise_rows": per_row, "scaled_result": results,
-    "odd_persistent": persistent_odd, "odd_products": separate_odd,
+    "odd_persistent": persistent_odd, "odd_products": separate_odd, "hopper_sum": gluon_sums,
 }  # fmt: skip
+"""By the module of `iroot.kernels` that launches them, where they can be left out."""

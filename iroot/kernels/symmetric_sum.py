@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -26,11 +27,12 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from iroot.kernels.families import HOPPER
 from iroot.kernels.mainloop import accumulate, accumulate_wide
-from iroot.kernels.operands import TRITON_DTYPES, descriptor
+from iroot.kernels.operands import TRITON_DTYPES, descriptor, processors
 from iroot.kernels.rehearsal import on_grid
 from iroot.kernels.symmetric import device_programs
-from iroot.kernels.tiling import Tiling
+from iroot.kernels.tiling import Tiling, schedule
 from iroot.kernels.words import total_of
 
 _UNSCALED = tl.constexpr(0)
@@ -285,8 +287,57 @@ def symmetric_sums(
         scaling: scalars that only the device knows.
         squares: (batches, tiles) float32, filled with sums of squares of the first result, which then has no term in I.
     """
+    batches, n, _ = matrices.M.shape
+    device = matrices.M.device
+    outputs = [empty_rows((batches, n, n), matrices.M.dtype, device) for _ in sums]
+    launch = triton_sums
+    if is_for_gluon(n, batches, tiling, device):
+        # Gluon is experimental: its names are looked up where they are known to be.
+        from iroot.kernels.hopper_sum import hopper_sums
+
+        launch = hopper_sums
+    launch(matrices, sums, tiling, outputs, scaling=scaling, squares=squares)
+    return tuple(outputs)
+
+
+MOST_WAVES = 0
+"""Tiles per multiprocessor up to which Gluon's kernel takes a launch; 0: none. 1: one wave, without a tile to run ahead
+into."""
+
+_GLUON_TRITON = "3.6"
+
+
+def is_for_gluon(n: int, batches: int, tiling: Tiling, device: torch.device) -> bool:
+    """Whether `iroot.kernels.hopper_sum` is taken: it can run, and its one program on a multiprocessor is enough."""
+    if tiling.block != 128 or tiling.tail not in (0, 32) or lacks_gluon(device):
+        return False
+    return len(schedule(n, batches, tiling.block, tiling.tail)) <= MOST_WAVES * processors(device)
+
+
+@lru_cache(maxsize=8)
+def lacks_gluon(device: torch.device) -> str:
+    """Why `iroot.kernels.hopper_sum` cannot run on `device`; empty where it can."""
+    if device.type != "cuda" or triton.knobs.runtime.interpret:
+        return "Gluon has no interpreter"
+    capability = torch.cuda.get_device_capability(device)
+    if capability != HOPPER.capability:
+        return f"it is for compute capability {HOPPER.capability}, this GPU has {capability}"
+    if triton.__version__.split(".")[:2] != _GLUON_TRITON.split("."):
+        return f"it is for Triton {_GLUON_TRITON}, this is {triton.__version__}"
+    return ""
+
+
+def triton_sums(
+    matrices: Matrices,
+    sums: Sequence[SumTerms],
+    tiling: Tiling,
+    outputs: Sequence[Tensor],
+    *,
+    scaling: Scaling = UNSCALED,
+    squares: Tensor | None = None,
+) -> None:
+    """`symmetric_sums` by this module's kernel, into `outputs` of `empty_rows`."""
     batches, n, depth = matrices.M.shape
-    outputs = [empty_rows((batches, n, n), matrices.M.dtype, matrices.M.device) for _ in sums]
     block, tail, block_k = tiling.block, tiling.tail, tiling.block_k
     width = _slice_width(tiling, matrices.addends, len(sums))
     programs = device_programs(n, batches, block, tail, matrices.M.device)
@@ -309,7 +360,6 @@ def symmetric_sums(
         # Slices must round alike for tiles on the diagonal to stay symmetric to the last bit.
         enable_fp_fusion=False,
     )  # fmt: skip
-    return tuple(outputs)
 
 
 def power_of_two(count: int) -> int:

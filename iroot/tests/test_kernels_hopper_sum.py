@@ -1,0 +1,183 @@
+"""Gluon's sums bit for bit against Triton's, on a Hopper GPU; without one, when they are taken."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+if DEVICE.type == "cpu":  # read when the kernels are defined, and again when they run
+    os.environ["TRITON_INTERPRET"] = "1"
+import triton  # noqa: E402
+
+from iroot.kernels import symmetric_sum  # noqa: E402
+from iroot.kernels.operands import processors  # noqa: E402
+from iroot.kernels.rehearsal import on_grid, rehearse  # noqa: E402
+from iroot.kernels.symmetric_sum import (  # noqa: E402
+    UNSCALED,
+    Matrices,
+    Scaling,
+    SumTerms,
+    empty_rows,
+    is_for_gluon,
+    lacks_gluon,
+    symmetric_sums,
+    triton_sums,
+)
+from iroot.kernels.tiling import GRADED_TILINGS, Tiling, schedule  # noqa: E402
+
+PLAIN, TAIL, SMALL = GRADED_TILINGS
+HALF, BRAIN = torch.float16, torch.bfloat16
+BOTH = (SumTerms(P=0.7, T=-1.3, Z=0.6, identity=0.25), SumTerms(P=-0.4, T=0.9, Z=1.1, identity=-0.5))
+runs_gluon = pytest.mark.skipif(bool(lacks_gluon(DEVICE)), reason=lacks_gluon(DEVICE) or "it runs")
+
+
+def test_one_program_on_a_multiprocessor_must_be_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(symmetric_sum, "lacks_gluon", lambda device: "")
+    cpu = torch.device("cpu")
+    assert processors(cpu) == 132
+    for waves, taken in ((0, set()), (1, {(2048, 1, TAIL), (1536, 1, PLAIN)}), (2, {(2048, 1, TAIL), (1536, 1, PLAIN),
+                                                                                    (2048, 1, PLAIN)})):  # fmt: skip
+        monkeypatch.setattr(symmetric_sum, "MOST_WAVES", waves)
+        launches = ((2048, 1, TAIL), (2048, 1, PLAIN), (1536, 1, PLAIN), (1536, 1, SMALL), (4096, 1, PLAIN))
+        assert {launch for launch in launches if is_for_gluon(*launch, cpu)} == taken
+    assert not is_for_gluon(2048, 1, Tiling(block=128, tail=64, block_k=64, warps=8, stages=3), cpu)
+
+
+def test_what_cannot_run_it_keeps_tritons_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert lacks_gluon(torch.device("cpu")) == "Gluon has no interpreter"
+    monkeypatch.setattr(symmetric_sum, "MOST_WAVES", 10)
+    assert not is_for_gluon(2048, 1, TAIL, torch.device("cpu"))
+    monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
+    for index, (capability, version, reason) in enumerate(
+        [
+            ((8, 0), "3.6.0", r"it is for compute capability (9, 0), this GPU has (8, 0)"),
+            ((9, 0), "3.9.0", "it is for Triton 3.6, this is 3.9.0"),
+            ((9, 0), "3.6.1", ""),
+        ]
+    ):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        monkeypatch.setattr(triton, "__version__", version)
+        assert lacks_gluon(torch.device("cuda", 100 + index)) == reason
+
+
+def padded(A: Tensor, dtype: torch.dtype) -> Tensor:
+    batch, m, n = A.shape
+    return empty_rows((batch, m, n), dtype, A.device).copy_(A)
+
+
+def gaussian(batch: int, n: int, depth: int, dtype: torch.dtype, seed: int) -> Tensor:
+    generator = torch.Generator(device=DEVICE).manual_seed(seed)
+    return padded(torch.randn(batch, n, depth, generator=generator, device=DEVICE) / depth**0.5, dtype)
+
+
+def symmetric(batch: int, n: int, dtype: torch.dtype, seed: int) -> Tensor:
+    A = gaussian(batch, n, n, dtype, seed)
+    return padded(A + A.mT, dtype)
+
+
+def by_both(
+    matrices: Matrices, sums: tuple[SumTerms, ...], tiling: Tiling, scaling: Scaling = UNSCALED
+) -> tuple[list[Tensor], list[Tensor]]:
+    from iroot.kernels.hopper_sum import hopper_sums
+
+    batch, n, _ = matrices.M.shape
+    found, expected = ([empty_rows((batch, n, n), matrices.M.dtype, DEVICE) for _ in sums] for _ in range(2))
+    for out in found:
+        out.fill_(torch.nan)
+    hopper_sums(matrices, sums, tiling, found, scaling=scaling)
+    triton_sums(matrices, sums, tiling, expected, scaling=scaling)
+    return found, expected
+
+
+@pytest.mark.gpu
+@runs_gluon
+@pytest.mark.parametrize("dtype", [HALF, BRAIN])
+@pytest.mark.parametrize(
+    ("n", "batch", "tiling"),
+    [(2048, 1, TAIL), (2048, 1, PLAIN), (1000, 1, TAIL), (1001, 3, PLAIN), (1537, 2, TAIL), (4096, 1, PLAIN)],
+    ids=str,
+)
+def test_bit_for_bit_with_tritons_kernel(n: int, batch: int, tiling: Tiling, dtype: torch.dtype) -> None:
+    """In one wave and in several, with rows, columns and tiles that are not full; ten launches, each the same."""
+    S, T, Z = (symmetric(batch, n, dtype, seed) for seed in range(3))
+    unit = torch.full((batch,), 0.5, device=DEVICE)
+    for matrices in (
+        Matrices(M=S, N=S),
+        Matrices(M=S, N=S, T=T),
+        Matrices(M=S, N=S, Z=Z),
+        Matrices(M=S, N=S, T=T, Z=Z),
+    ):
+        for sums in (BOTH[:1], BOTH):
+            for scaling in (UNSCALED, Scaling(kind="later", unit=unit)):
+                for _ in range(10):
+                    for found, expected in zip(*by_both(matrices, sums, tiling, scaling), strict=True):
+                        assert torch.equal(found, expected)
+                        assert torch.equal(found, found.mT)
+
+
+@pytest.mark.gpu
+@runs_gluon
+@pytest.mark.parametrize(("n", "depth", "batch"), [(2048, 8192, 1), (1000, 40, 2), (512, 4096, 16)])
+def test_gram_products_squares_and_scalars(n: int, depth: int, batch: int) -> None:
+    """Depths beside n; what the kernel sums itself agrees with float64."""
+    from iroot.kernels.hopper_sum import hopper_sums
+
+    X = gaussian(batch, n, depth, HALF, 0)
+    tiles = len(schedule(n, 1, TAIL.block, TAIL.tail))
+    norms, unit = torch.full((batch, tiles), torch.nan, device=DEVICE), torch.empty(batch, device=DEVICE)
+    A = empty_rows((batch, n, n), HALF, DEVICE)
+    hopper_sums(Matrices(M=X, N=X), (SumTerms(),), TAIL, [A], squares=norms)
+    total = A.double().square().sum((-2, -1))
+    assert torch.allclose(norms.double().sum(-1), total, rtol=1e-5)
+    (found,), (expected,) = by_both(Matrices(M=X, N=X), BOTH[:1], TAIL)
+    assert torch.equal(found, expected)
+    first = Scaling(kind="first", norms=norms, unit=unit, margin=1.1)
+    results, _ = by_both(Matrices(M=A, N=A, Z=A), (SumTerms(P=2.0, Z=3.0, identity=1.0), SumTerms(Z=-1.0)), TAIL, first)
+    u = 1.0 / (1.21 * total.sqrt())
+    assert torch.allclose(unit.double(), u, rtol=1e-5)
+    Y = u[:, None, None] * A.double()
+    for result, exact in zip(results, (2.0 * Y @ Y + 3.0 * Y + torch.eye(n, device=DEVICE), Y @ Y - Y), strict=True):
+        assert (result.double() - exact).norm() < 5e-4 * exact.norm()
+    (square,), _ = by_both(Matrices(M=A, N=A), (SumTerms(),), TAIL, Scaling(kind="limited", norms=1e2 * norms))
+    exact = (3e4 / (1e2 * total)).clamp(max=1.0)[:, None, None] * (A.double() @ A.double())
+    assert (square.double() - exact).norm() < 5e-4 * exact.norm()
+
+
+@pytest.mark.gpu
+@runs_gluon
+def test_taken_in_graphs_and_compiled_before_its_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    from iroot.kernels import hopper_sum
+
+    monkeypatch.setattr(symmetric_sum, "MOST_WAVES", 1)
+    S, Z = symmetric(1, 2048, BRAIN, 0), symmetric(1, 2048, BRAIN, 1)
+    launches: list[object] = []
+
+    def noted(kernel: object, grid: tuple[int, ...]) -> Callable[..., object]:
+        launches.append(kernel)
+        return on_grid(kernel, grid)
+
+    monkeypatch.setattr(hopper_sum, "on_grid", noted)
+    threads: list[threading.Thread] = []
+    monkeypatch.setattr(triton.knobs.compilation, "listener", lambda **_: threads.append(threading.current_thread()))
+
+    def run() -> Tensor:
+        return symmetric_sums(Matrices(M=S, N=S, Z=Z), BOTH[:1], TAIL)[0]
+
+    rehearse("test_taken_in_graphs", run, DEVICE)
+    run()
+    assert threading.main_thread() not in threads
+    assert launches == [hopper_sum.hopper_sum_kernel] * 2
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run()
+    (expected,) = by_both(Matrices(M=S, N=S, Z=Z), BOTH[:1], TAIL)[1]
+    for _ in range(3):
+        captured.fill_(torch.nan)
+        graph.replay()
+        assert torch.equal(captured, expected)
