@@ -31,8 +31,8 @@ from iroot.triton_layouts import EAGER_FLOPS, CompiledLayouts, Launches
 # speed; of 4000 x 4000, whose rows start at half a line: 1.20). Smaller matrices than 256 were not measured.
 _ROW_BYTES = 64
 _SMALLEST = 256
-# Rows of a TF32 result. Its operand is rounded in a pass of its own, n k entries for n^2 k operations: cuBLAS's time over
-# the kernel's is 0.94, 0.65 and 1.24 at n = 1024, 2048 and 4096 (H100, Gram products, 2026-11-23).
+# Rows of a TF32 result. Its operand is rounded in a pass of its own, n k entries for n^2 k operations: cuBLAS's time
+# over the kernel's is 0.94, 0.65 and 1.24 at n = 1024, 2048 and 4096 (H100, Gram products, 2026-11-23).
 _SMALLEST_TF32 = 4096
 
 # One launch has a whole matrix's work from here on; smaller ones were not measured.

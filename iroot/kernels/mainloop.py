@@ -28,8 +28,7 @@ def place_in_strips(program, row_blocks, column_blocks, GROUP: tl.constexpr):
 
 @triton.jit
 def _alone(part):
-    """The same. The compiler would make a product and its sum with another one instruction, whose sum is never float32's.
-    """
+    """The same. The compiler would make a product and its sum with another one instruction, without a float32 sum."""
     if _INTERPRETED:
         return part
     return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [part], dtype=part.dtype, is_pure=True, pack=1)
