@@ -291,7 +291,7 @@ def symmetric_sums(
     device = matrices.M.device
     outputs = [empty_rows((batches, n, n), matrices.M.dtype, device) for _ in sums]
     launch = triton_sums
-    if is_for_gluon(n, batches, tiling, device):
+    if is_for_gluon(matrices, tiling):
         # Gluon is experimental: its names are looked up where they are known to be.
         from iroot.kernels.hopper_sum import hopper_sums
 
@@ -300,18 +300,25 @@ def symmetric_sums(
     return tuple(outputs)
 
 
-MOST_WAVES = 0
-"""Tiles per multiprocessor up to which Gluon's kernel takes a launch; 0: none. 1: one wave, without a tile to run ahead
-into."""
+MOST_WAVES = 1
+"""Tiles per multiprocessor up to which Gluon's kernel takes every launch: nothing hides a tile's epilogue there."""
+
+LONG_DEPTH = 1024
+"""Depth above which, in several waves, another program's loop hides Triton's epilogues well enough. With two addends
+Gluon's kernel takes 0.90 (16 x 1024), 0.93 (8 x 1024), 1.00 (4 x 2048), 1.03 (3072) and 1.02 (4096) of Triton's time;
+without any 0.97, 1.03, 1.02, 1.05 and 1.08 (H100, float16, 2026-11-23)."""
 
 _GLUON_TRITON = "3.6"
 
 
-def is_for_gluon(n: int, batches: int, tiling: Tiling, device: torch.device) -> bool:
-    """Whether `iroot.kernels.hopper_sum` is taken: it can run, and its one program on a multiprocessor is enough."""
+def is_for_gluon(matrices: Matrices, tiling: Tiling) -> bool:
+    """Whether `iroot.kernels.hopper_sum` is taken: it can run, and is the faster one."""
+    batches, n, depth = matrices.M.shape
+    device = matrices.M.device
     if tiling.block != 128 or tiling.tail not in (0, 32) or lacks_gluon(device):
         return False
-    return len(schedule(n, batches, tiling.block, tiling.tail)) <= MOST_WAVES * processors(device)
+    tiles = len(schedule(n, batches, tiling.block, tiling.tail))
+    return tiles <= MOST_WAVES * processors(device) or (matrices.addends == 2 and depth <= LONG_DEPTH)
 
 
 @lru_cache(maxsize=8)
@@ -376,6 +383,6 @@ def _slice_width(tiling: Tiling, addends: int, results: int) -> int:
 
     No form of the kernel spills so, with 4 warps: 255 registers at most (Triton 3.6 for sm_90, 2026-11-23).
     """
-    if results == 1 or addends == 0 or (tiling.block < 128 and not tiling.tail):
+    if results == 1 or (not tiling.tail and (addends == 0 or tiling.block < 128)):
         return tiling.block
     return tiling.tail or 32

@@ -37,22 +37,33 @@ BOTH = (SumTerms(P=0.7, T=-1.3, Z=0.6, identity=0.25), SumTerms(P=-0.4, T=0.9, Z
 runs_gluon = pytest.mark.skipif(bool(lacks_gluon(DEVICE)), reason=lacks_gluon(DEVICE) or "it runs")
 
 
-def test_one_program_on_a_multiprocessor_must_be_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+def posed(batches: int, n: int, *, depth: int | None = None, addends: int = 0) -> Matrices:
+    """Shapes without memory."""
+    M = torch.empty(batches, n, depth or n, dtype=HALF, device="meta")
+    T, Z = (torch.empty(batches, n, n, dtype=HALF, device="meta") if addends > k else None for k in range(2))
+    return Matrices(M=M, N=M, T=T, Z=Z)
+
+
+def test_one_wave_of_tiles_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(symmetric_sum, "lacks_gluon", lambda device: "")
-    cpu = torch.device("cpu")
-    assert processors(cpu) == 132
-    for waves, taken in ((0, set()), (1, {(2048, 1, TAIL), (1536, 1, PLAIN)}), (2, {(2048, 1, TAIL), (1536, 1, PLAIN),
-                                                                                    (2048, 1, PLAIN)})):  # fmt: skip
-        monkeypatch.setattr(symmetric_sum, "MOST_WAVES", waves)
-        launches = ((2048, 1, TAIL), (2048, 1, PLAIN), (1536, 1, PLAIN), (1536, 1, SMALL), (4096, 1, PLAIN))
-        assert {launch for launch in launches if is_for_gluon(*launch, cpu)} == taken
-    assert not is_for_gluon(2048, 1, Tiling(block=128, tail=64, block_k=64, warps=8, stages=3), cpu)
+    assert processors(torch.device("meta")) == 132
+    assert is_for_gluon(posed(1, 2048), TAIL)  # 118 tiles
+    assert not is_for_gluon(posed(1, 2048), PLAIN)  # 136
+    assert is_for_gluon(posed(1, 1536, depth=8192, addends=1), PLAIN)
+    assert not is_for_gluon(posed(1, 1536), SMALL)
+    assert not is_for_gluon(posed(1, 2048), Tiling(block=128, tail=64, block_k=64, warps=8, stages=3))
+
+
+def test_more_waves_are_taken_where_the_epilogue_is_long_and_the_loop_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(symmetric_sum, "lacks_gluon", lambda device: "")
+    taken = [is_for_gluon(posed(16, 1024, addends=addends), TAIL) for addends in (0, 1, 2)]
+    assert taken == [False, False, True]
+    assert not is_for_gluon(posed(1, 4096, addends=2), PLAIN)
 
 
 def test_what_cannot_run_it_keeps_tritons_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lacks_gluon(torch.device("cpu")) == "Gluon has no interpreter"
-    monkeypatch.setattr(symmetric_sum, "MOST_WAVES", 10)
-    assert not is_for_gluon(2048, 1, TAIL, torch.device("cpu"))
+    assert not is_for_gluon(posed(1, 2048), TAIL)
     monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
     for index, (capability, version, reason) in enumerate(
         [
@@ -154,7 +165,6 @@ def test_gram_products_squares_and_scalars(n: int, depth: int, batch: int) -> No
 def test_taken_in_graphs_and_compiled_before_its_launch(monkeypatch: pytest.MonkeyPatch) -> None:
     from iroot.kernels import hopper_sum
 
-    monkeypatch.setattr(symmetric_sum, "MOST_WAVES", 1)
     S, Z = symmetric(1, 2048, BRAIN, 0), symmetric(1, 2048, BRAIN, 1)
     launches: list[object] = []
 
@@ -181,3 +191,13 @@ def test_taken_in_graphs_and_compiled_before_its_launch(monkeypatch: pytest.Monk
         captured.fill_(torch.nan)
         graph.replay()
         assert torch.equal(captured, expected)
+
+
+def test_tritons_kernel_has_two_results_without_addends_in_wide_tiles() -> None:
+    tiling = Tiling(block=32, tail=16, block_k=32, warps=4, stages=2)
+    M = gaussian(1, 96, 40, HALF, 0)
+    first, second = symmetric_sums(Matrices(M=M, N=M), (SumTerms(), SumTerms(P=-0.5, identity=2.0)), tiling)
+    exact = M.double() @ M.double().mT
+    for result, expected in ((first, exact), (second, 2.0 * torch.eye(96, device=DEVICE) - 0.5 * exact)):
+        assert torch.equal(result, result.mT)
+        assert (result.double() - expected).norm() < 5e-4 * expected.norm()
