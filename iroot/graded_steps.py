@@ -13,27 +13,24 @@ LARGEST_X = 1024.0
 LONGEST_SUM = 512
 SHORT_SUM = 64
 SHORTEST_SUM = 32
-_SHORTEST_BELOW = 4.0
+_SHORTEST_BELOW = 3.0
 """Columns called for below which sums have 32: only bounds far from 1 need them, and they cost most."""
 _SUM_PER_EIGENVALUE = 7e4
 """Columns of Y W per unit of p times the smallest eigenvalue of Y.
 
 A tensor core cuts its products and their running sum off towards zero, which takes up to 4e-9 of the sum per column;
-the small eigenvalues of Y are small differences of such sums. One eigenvalue 1 / kappa and the others 1, n = 512,
-float16, errors for p = 1, 2, 4 at kappa 1e4 and 1e5:
+the small eigenvalues of Y are small differences of such sums, and the first steps decide. One eigenvalue 1 / kappa and
+the others 1, n = 512, float16, errors for p = 1, 2, 4 at kappa 1e4 and 1e5 (H100, 2026-11-23):
 
-    512 columns in every step   2.5e-2, 1.2e-2, 2.5e-3 and 0.20, 0.11, 0.034; in emulation the same figures
+    512 columns in every step   2.5e-2, 1.2e-2, 2.5e-3 and 0.20, 0.11, 0.034
     128 columns in every step   5.0e-3, 2.2e-3, 5.6e-4 and 4.9e-2, 2.5e-2, 8.0e-3
-    128 to 512, emulated        5.3e-3, 2.6e-3, 1.0e-3 and 5.3e-2, 2.7e-2, 8.6e-3
-    64 to 512, emulated         2.2e-3, 1.1e-3, 7.7e-4 and 2.4e-2, 1.2e-2, 4.1e-3
-    `sum_for`, emulated         2.2e-3, 1.1e-3, 7.7e-4 and 1.2e-2, 6.9e-3, 2.6e-3
-    32 to 512, emulated         1.0e-3, 6.5e-4, 6.8e-4 and 1.2e-2, 5.9e-3, 2.6e-3
+    128 to 512, by step         5.1e-3, 2.4e-3, 9.3e-4 and 4.9e-2, 2.5e-2, 8.2e-3
+    64 to 512, by step          2.1e-3, 9.5e-4, 6.9e-4 and 2.0e-2, 1.0e-2, 3.7e-3
+    32 to 512, by step          1.2e-3, 5.5e-4, 6.9e-4 and 8.9e-3, 5.5e-3, 2.3e-3
 
-(the first two on an H100; the emulation aligns 16 products and the sum before them, and cuts each two bits below
-float32's last one; 2026-11-23). So the first steps decide. power_law, p = 1, no bound, n = 512 and 1024: 1.24e-3 and
-2.11e-3 with 512 columns (1.27e-3 and 2.08e-3 on an H100), 4.6e-4 and 6.7e-4 by `sum_for` (emulated). On an H100 128
-columns in every step cost 10 % of a root and 256 cost 3 % (p = 2, kappa 1e4, n = 1024, 2048 and 16 x 1024); fewer have
-not been timed.
+power_law, p = 1, no bound, n = 1024 and 2048: 2.1e-3 and 2.5e-3 with 512 columns, 8.7e-4 and 1.4e-3 with 64 to 512.
+They cost, by Triton's kernels at p = 2, kappa 1e4, n = 1024, 2048 and 16 x 1024: 215, 898 and 2131 us with 512 columns,
+228, 897 and 2141 with 64 to 512, 233, 925 and 2186 with 32 to 512; with 128 columns in every step 10 % (experiments).
 """
 
 
