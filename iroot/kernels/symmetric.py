@@ -208,8 +208,10 @@ def symmetric_product(
     if D.numel():
         addend = None if terms.beta == 0.0 else C
         left = _operand(A)
+        right = left if B is A else _operand(B)
         tiling = tiling or default_tiling(left.tensor.shape, _timed_kind(A, addend, D), A.dtype, D.device)
-        _launch(left, left if B is A else _operand(B), addend, D, terms, tiling)
+        if not _sum_on_hopper(left, right, addend, D, terms, tiling):
+            _launch(left, right, addend, D, terms, tiling)
     return D.reshape(*batch, n, n) if len(batch) != 1 else D
 
 
@@ -240,6 +242,23 @@ def _timed_kind(A: Tensor, addend: Tensor | None, D: Tensor) -> Kind | None:
     if D.dtype != A.dtype or (addend is not None and addend.dtype != A.dtype):
         return None
     return "gram" if addend is None else "quadratic"
+
+
+def _sum_on_hopper(A: Operand, B: Operand, C: Tensor | None, D: Tensor, terms: Terms, tiling: Tiling) -> bool:
+    """Whether the product is one that `iroot.kernels.hopper_sum` is the faster at, which has then been launched."""
+    from iroot.kernels.symmetric_sum import Matrices, SumTerms, is_for_gluon  # it has its tiles from here
+
+    dtypes = {A.tensor.dtype, D.dtype, *([] if C is None else [C.dtype])}
+    if dtypes not in ({torch.bfloat16}, {torch.float16}) or not (A.along_k and B.along_k) or tiling.promote_k:
+        return False
+    addend = None if C is None else symmetric_operand(C)
+    matrices = Matrices(M=A.tensor, N=A.tensor if B is A else B.tensor, Z=addend)
+    if terms.scale is not None or not is_for_gluon(matrices, tiling):
+        return False
+    from iroot.kernels.hopper_sum import hopper_sums
+
+    hopper_sums(matrices, (SumTerms(P=terms.alpha, Z=terms.beta, identity=terms.gamma),), tiling, (D,))
+    return True
 
 
 def _launch(A: Operand, B: Operand, C: Tensor | None, D: Tensor, terms: Terms, tiling: Tiling) -> None:

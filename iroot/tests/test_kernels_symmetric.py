@@ -138,3 +138,15 @@ def test_gram_on_the_gpu(n: int) -> None:
         exact = A.double() @ A.double().mT
         assert error(D, exact) <= 2 * error(A @ A.mT, exact)
         assert torch.equal(D, D.mT)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("n", [1536, 2048])
+def test_quadratic_on_the_gpu(n: int) -> None:
+    """One wave of large tiles, the addend and the diagonal of several kernels."""
+    A = gaussian(n, n, dtype=torch.float16) / n**0.5
+    A = (A + A.mT) / 2
+    D = symmetric_product(A, A, A, terms=Terms(alpha=0.7, beta=-1.3, gamma=0.25))
+    exact = 0.7 * (A.double() @ A.double()) - 1.3 * A.double() + 0.25 * torch.eye(n, device=A.device)
+    assert torch.equal(D, D.mT)
+    assert error(D, exact) <= 3e-4  # 2^-11 / 3^(1/2): entries rounded once
