@@ -7,15 +7,18 @@ references are made on the CPU, so that a sanitizer looks at little but these ke
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import cycle
 
 import torch
+from gluon_checks import gluon_sums, gluon_words
+from kernel_shapes import Found, Shape, differing, distance, shapes
 from torch import Tensor
 
 from iroot.coefficients import named_table
 from iroot.graded_steps import word_steps
 from iroot.kernels.graded_root import GradedPlan, graded_root, square_bound
+from iroot.kernels.hopper import lacks_gluon
 from iroot.kernels.multiply_add import BLOCKINGS, Blocking, multiply_add
 from iroot.kernels.odd_persistent import STEP_TILES, StepPlan, StepTiles, persistent_odd_steps, reference_odd_steps
 from iroot.kernels.odd_products import ProductPlan, odd_products
@@ -25,16 +28,7 @@ from iroot.kernels.quantise_rows import quantise_rows
 from iroot.kernels.scaled_result import scaled_result, shifted_result
 from iroot.kernels.split_product import BLOCKINGS as SPLIT_BLOCKINGS
 from iroot.kernels.split_product import split, split_product
-from iroot.kernels.symmetric import Terms, device_programs, symmetric_product
-from iroot.kernels.symmetric_sum import (
-    UNSCALED,
-    Matrices,
-    Scaling,
-    SumTerms,
-    empty_rows,
-    lacks_gluon,
-    triton_sums,
-)
+from iroot.kernels.symmetric import Terms, symmetric_product
 from iroot.kernels.tiling import (
     FP8_TILINGS,
     GRADED_TILINGS,
@@ -50,78 +44,6 @@ from iroot.precision import get_precision
 from iroot.quantize import FORMATS, find_scale, power_of_two_scale, quantise
 from iroot.scaled_ops import ShiftedSum
 from iroot.schedules import Design, schedule_for
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """One small problem: `batch` matrices of n rows on `device`; `turned`: their columns are contiguous."""
-
-    n: int
-    batch: int
-    dtype: torch.dtype
-    turned: bool
-    device: torch.device
-
-    @property
-    def interpreted(self) -> bool:
-        return self.device.type == "cpu"
-
-    @property
-    def depth(self) -> int:
-        """Columns; as odd as n."""
-        return self.n + 40 if not self.interpreted else self.n + 6
-
-    def draw(self, rows: int, columns: int, *, seed: int = 0) -> Tensor:
-        """Gaussian (batch, rows, columns) with entries of 1 / columns^(1/2), float32, on the CPU."""
-        generator = torch.Generator().manual_seed(1000 * seed + self.n + self.batch)
-        return torch.randn(self.batch, rows, columns, generator=generator).div_(columns**0.5)
-
-    def place(self, A: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """A on the device, in this shape's dtype and layout."""
-        A = A.to(dtype or self.dtype)
-        return (A.mT.contiguous().mT if self.turned else A.contiguous()).to(self.device)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """The error of one result, and what is allowed."""
-
-    error: float
-    allowed: float
-
-    @property
-    def share(self) -> float:
-        """Of what is allowed; NaN counts as infinite."""
-        if self.error == 0.0:
-            return 0.0
-        return self.error / self.allowed if self.error <= self.allowed else float("inf")
-
-
-def shapes(device: torch.device) -> list[Shape]:
-    """Every n once plain and once turned, in a batch or not, in one of two dtypes."""
-    rows = (
-        [(192, 1, False), (200, 3, True), (257, 1, True), (257, 3, False), (320, 3, False), (320, 1, True)]
-        if device.type == "cuda"
-        else [(33, 1, False), (18, 2, True)]
-    )
-    dtypes = cycle((torch.bfloat16, torch.float16))
-    return [
-        Shape(n=n, batch=batch, dtype=dtype, turned=turned, device=device)
-        for (n, batch, turned), dtype in zip(rows, dtypes, strict=False)
-    ]
-
-
-def distance(D: Tensor, exact: Tensor, allowed: float) -> Found:
-    """Relative, in the Frobenius norm, of the worst matrix."""
-    found = (D.cpu().double() - exact).norm(dim=(-2, -1)) / exact.norm(dim=(-2, -1))
-    return Found(error=found.nan_to_num(nan=float("inf")).max().item(), allowed=allowed)
-
-
-def differing(found: Tensor, expected: Tensor) -> Found:
-    """Share of elements that differ in a bit; none may."""
-    same = found.cpu().contiguous().view(torch.uint8) == expected.contiguous().view(torch.uint8)
-    return Found(error=1.0 - same.double().mean().item(), allowed=0.0)
-
 
 FP8 = torch.float8_e4m3fn
 TINY = Tiling(block=32, tail=16, block_k=16, warps=4, stages=2)
@@ -315,44 +237,9 @@ def separate_odd(device: torch.device) -> Iterator[Found]:
             yield odd_right(X, G, steps, bound, slack=2.0)
 
 
-def gluon_sums(device: torch.device) -> Iterator[Found]:
-    """Hopper's sums bit for bit against Triton's: every number of addends and results, every scaling, sums of squares.
-
-    Norms are whole numbers, whose sums are the same in any order.
-    """
-    from iroot.kernels.hopper_sum import hopper_sums
-
-    both = (SumTerms(P=0.7, T=-1.3, Z=0.6, identity=0.25), SumTerms(P=-0.4, T=0.9, Z=1.1, identity=-0.5))
-    for shape, tiling in zip(shapes(device), cycle(GRADED_TILINGS[:2]), strict=False):
-        n, batch = shape.n, shape.batch
-        X, *others = (shape.draw(n, n, seed=seed) for seed in range(4))
-        X, (S, T, Z) = padded(X, shape), (padded(M + M.mT, shape) for M in others)
-        unit, norms = torch.full((batch,), 0.5, device=device), torch.full((batch, 9), 3.0, device=device)
-        first = Scaling(kind="first", norms=norms, unit=unit, margin=1.1)
-        later, limited = Scaling(kind="later", unit=unit), Scaling(kind="limited", norms=1e4 * norms)
-        addends: tuple[dict[str, Tensor], ...] = ({}, {"T": T}, {"Z": Z}, {"T": T, "Z": Z})
-        forms = [(Matrices(M=S, N=S, **those), both[:count], UNSCALED) for those in addends for count in (1, 2)]
-        forms += [(Matrices(M=X, N=X), both[1:], limited), (Matrices(M=S, N=S, Z=Z), both, first)]
-        for matrices, sums, scaling in [*forms, (Matrices(M=S, N=S, T=T, Z=Z), both, later)]:
-            found, expected = ([empty_rows((batch, n, n), shape.dtype, device) for _ in sums] for _ in range(2))
-            hopper_sums(matrices, sums, tiling, found, scaling=scaling)
-            triton_sums(matrices, sums, tiling, expected, scaling=scaling)
-            yield from (differing(D, E.cpu()) for D, E in zip(found, expected, strict=True))
-        tiles = device_programs(n, 1, tiling.block, tiling.tail, device).shape[0]
-        squares, D = torch.empty(batch, tiles, device=device), empty_rows((batch, n, n), shape.dtype, device)
-        hopper_sums(Matrices(M=X, N=X), (SumTerms(),), tiling, [D], squares=squares)
-        yield distance(squares.sum(-1)[:, None, None], D.cpu().double().square().sum((-2, -1), keepdim=True), 1e-5)
-
-
-def padded(A: Tensor, shape: Shape) -> Tensor:
-    """A on the device, as the products before would have left it."""
-    batch, m, n = A.shape
-    return empty_rows((batch, m, n), shape.dtype, shape.device).copy_(A)
-
-
 def unable(name: str, device: torch.device) -> str:
     """Why a group of CHECKS cannot run on `device`; empty where it can."""
-    return lacks_gluon(device) if name == "hopper_sum" else ""
+    return lacks_gluon(device) if name in ("hopper_sum", "hopper_words") else ""
 
 
 def odd_right(X: Tensor, G: Tensor, steps: tuple[OddStep, ...], bound: StepBound, *, slack: float) -> Found:
@@ -370,5 +257,6 @@ CHECKS: dict[str, Callable[[torch.device], Iterator[Found]]] = {
     "split_product": split_words, "graded_root": graded,
     "quantise": per_matrix, "quantise_rows": per_row, "scaled_result": results,
     "odd_persistent": persistent_odd, "odd_products": separate_odd, "hopper_sum": gluon_sums,
+    "hopper_words": gluon_words,
 }  # fmt: skip
 """By the module of `iroot.kernels` that launches them, where they can be left out."""

@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tree may not
 
 import torch
 import triton
-from kernel_checks import CHECKS, Found, unable
+from kernel_checks import CHECKS, unable
+from kernel_shapes import Found
 from torch import Tensor
 
 import iroot.kernels

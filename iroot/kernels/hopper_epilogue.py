@@ -11,7 +11,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma
 
-from iroot.kernels.hopper_fetch import PANEL, WHOLE, place
+from iroot.kernels.hopper_blocks import PANEL, WHOLE, place
 
 
 @gluon.jit

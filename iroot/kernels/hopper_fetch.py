@@ -8,21 +8,11 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 from triton.language.extra.cuda import gdc_wait
 
-PANEL = gl.constexpr(64)
-"""Columns of 16 bits in a row of the widest swizzle; wider blocks are panels of so many, one after the other."""
-
-WHOLE = gl.constexpr(gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2))
-"""Of blocks whose rows have 64 columns or more."""
+from iroot.kernels.hopper_blocks import PANEL, place
 
 _FETCH_STEP = gl.constexpr(6)
 """Of the loop over the depth: when a tile's addends are asked for. At once, they would be in the way of the operands;
 n = 2048, two addends: 22.1 us, and 23.3 us at once (experiment, H100, 2026-11-23)."""
-
-
-@gluon.jit
-def place(block, view):
-    """Shared memory as the block of a descriptor, (1, rows, columns)."""
-    return block._reinterpret(block.dtype, view.block_shape, view.layout)
 
 
 @gluon.jit

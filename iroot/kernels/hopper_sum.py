@@ -29,9 +29,10 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from triton.language.extra.cuda import gdc_wait
 
+from iroot.kernels.hopper_blocks import PANEL, WHOLE, blocks_of, total_of
 from iroot.kernels.hopper_epilogue import begin, end, finish
-from iroot.kernels.hopper_fetch import PANEL, WHOLE, fetch, program_at
-from iroot.kernels.operands import descriptor, processors
+from iroot.kernels.hopper_fetch import fetch, program_at
+from iroot.kernels.operands import processors
 from iroot.kernels.rehearsal import on_grid
 from iroot.kernels.symmetric import device_programs
 from iroot.kernels.symmetric_sum import (
@@ -118,14 +119,6 @@ def _consume_tile(
 
 
 @gluon.jit
-def _total_of(partial, batch, count, COUNT: gl.constexpr):
-    """The sum of one matrix's partial sums: `iroot.kernels.words.total_of`."""
-    LAYOUT: gl.constexpr = gl.BlockedLayout([1], [32], [gl.num_warps()], [0])
-    i = gl.arange(0, COUNT, layout=LAYOUT)
-    return gl.sum(gl.load(partial + batch * count + i, mask=i < count, other=0.0), axis=0)
-
-
-@gluon.jit
 def _scaled(
     norms, unit, slot, tiles, count, margin, batch, terms, terms_2, SCALING: gl.constexpr, COUNT: gl.constexpr
 ):  # fmt: skip
@@ -133,9 +126,9 @@ def _scaled(
     p, of_t, of_z, of_i = terms
     p_2, of_t_2, of_z_2, of_i_2 = terms_2
     if SCALING == _LIMITED:
-        p *= _limit_of(_total_of(norms, batch, count, COUNT))
+        p *= _limit_of(total_of(norms, batch, count, COUNT))
     if SCALING == _FIRST:
-        u = _unit_of(gl.sqrt(_total_of(norms, batch, count, COUNT)), margin)
+        u = _unit_of(gl.sqrt(total_of(norms, batch, count, COUNT)), margin)
         p *= u * u
         p_2 *= u * u
         of_z *= u
@@ -301,10 +294,4 @@ def hopper_sums(
 
 
 def _blocks(A: Tensor | None, rows: int, columns: int) -> TensorDescriptor | None:
-    """A descriptor of A (batches, m, n) in blocks of (1, rows, columns)."""
-    if A is None or rows * columns == 0:
-        return None
-    blocks = descriptor(A, rows, columns)
-    swizzle = min(128, columns * A.element_size())
-    layout = gl.NVMMASharedLayout(swizzle_byte_width=swizzle, element_bitwidth=8 * A.element_size(), rank=3)
-    return TensorDescriptor(A, blocks.shape, blocks.strides, blocks.block_shape, layout)
+    return None if A is None or rows * columns == 0 else blocks_of(A, rows, columns)

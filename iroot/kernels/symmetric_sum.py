@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -27,7 +26,7 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from iroot.kernels.families import HOPPER
+from iroot.kernels.hopper import lacks_gluon
 from iroot.kernels.mainloop import accumulate, accumulate_wide
 from iroot.kernels.operands import TRITON_DTYPES, descriptor, processors
 from iroot.kernels.rehearsal import on_grid
@@ -308,8 +307,6 @@ LONG_DEPTH = 1024
 Gluon's kernel takes 0.90 (16 x 1024), 0.93 (8 x 1024), 1.00 (4 x 2048), 1.03 (3072) and 1.02 (4096) of Triton's time;
 without any 0.97, 1.03, 1.02, 1.05 and 1.08 (H100, float16, 2026-11-23)."""
 
-_GLUON_TRITON = "3.6"
-
 
 def is_for_gluon(matrices: Matrices, tiling: Tiling) -> bool:
     """Whether `iroot.kernels.hopper_sum` is taken: it can run, and is the faster one."""
@@ -319,19 +316,6 @@ def is_for_gluon(matrices: Matrices, tiling: Tiling) -> bool:
         return False
     tiles = len(schedule(n, batches, tiling.block, tiling.tail))
     return tiles <= MOST_WAVES * processors(device) or (matrices.addends == 2 and depth <= LONG_DEPTH)
-
-
-@lru_cache(maxsize=8)
-def lacks_gluon(device: torch.device) -> str:
-    """Why `iroot.kernels.hopper_sum` cannot run on `device`; empty where it can."""
-    if device.type != "cuda" or triton.knobs.runtime.interpret:
-        return "Gluon has no interpreter"
-    capability = torch.cuda.get_device_capability(device)
-    if capability != HOPPER.capability:
-        return f"it is for compute capability {HOPPER.capability}, this GPU has {capability}"
-    if triton.__version__.split(".")[:2] != _GLUON_TRITON.split("."):
-        return f"it is for Triton {_GLUON_TRITON}, this is {triton.__version__}"
-    return ""
 
 
 def triton_sums(

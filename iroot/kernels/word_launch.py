@@ -11,7 +11,8 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from iroot.errors import InvalidInputError
 from iroot.graded_steps import WordStep
-from iroot.kernels.operands import OPERAND_DTYPES, TRITON_DTYPES, descriptor, empty_aligned
+from iroot.kernels.hopper import lacks_gluon
+from iroot.kernels.operands import OPERAND_DTYPES, TRITON_DTYPES, descriptor, empty_aligned, processors
 from iroot.kernels.rehearsal import on_grid
 from iroot.kernels.symmetric import device_programs
 from iroot.kernels.tiling import Tiling, schedule
@@ -86,6 +87,46 @@ def quadratic_call(step: WordStep) -> Call:
 
 def launch(call: Call, inputs: Inputs, outputs: Outputs, tiling: Tiling, *, chained: bool = True) -> None:
     """One product; `chained`: the kernel before it in its stream is the only one it waits for."""
+    chosen = triton_launch
+    if is_for_gluon(call, inputs, outputs, tiling):
+        # Gluon is experimental: its names are looked up where they are known to be.
+        from iroot.kernels.hopper_words import hopper_word
+
+        chosen = hopper_word
+    chosen(call, inputs, outputs, tiling, chained=chained)
+
+
+MOST_WORD_WAVES = 1
+"""Tiles per multiprocessor up to which Gluon's kernel takes a launch: nothing hides a tile's epilogue there."""
+
+
+def is_for_gluon(call: Call, inputs: Inputs, outputs: Outputs, tiling: Tiling) -> bool:
+    """Whether `iroot.kernels.hopper_words` is taken: it can run, and its one program on a multiprocessor is enough."""
+    batches, n, _ = inputs.M.word.shape
+    device = inputs.M.word.device
+    if not takes_gluon(call, inputs, outputs, tiling) or lacks_gluon(device):
+        return False
+    return len(schedule(n, batches, tiling.block, tiling.tail)) <= MOST_WORD_WAVES * processors(device)
+
+
+def takes_gluon(call: Call, inputs: Inputs, outputs: Outputs, tiling: Tiling) -> bool:
+    """Whether `iroot.kernels.hopper_words` has this form of the product: its tiles, its sums and its operands.
+
+    It has none for a root of one step, an update of Y by its own square, a quadratic of two words, a partner of
+    anything but a product, and two words beside a final result: all but the first are of no call of `graded_root`.
+    """
+    if tiling.block != 128 or tiling.tail not in (0, 32) or (tiling.promote_k != 32 and tiling.promote_k % 64):
+        return False
+    is_square, is_product, is_final = inputs.M.word is inputs.N.word, call.kind == PRODUCT.value, outputs.word is None
+    if is_final and not is_product:
+        return False
+    if not is_product and is_square != (call.kind == QUADRATIC.value):
+        return False
+    return inputs.partner is None or (is_product and not is_final)
+
+
+def triton_launch(call: Call, inputs: Inputs, outputs: Outputs, tiling: Tiling, *, chained: bool = True) -> None:
+    """`launch` by `iroot.kernels.words`."""
     M, N, word = inputs.M, inputs.N, outputs.word
     batches, n, _ = M.word.shape
     programs = device_programs(n, batches, tiling.block, tiling.tail, M.word.device)

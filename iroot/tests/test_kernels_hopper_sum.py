@@ -16,6 +16,7 @@ if DEVICE.type == "cpu":  # read when the kernels are defined, and again when th
 import triton  # noqa: E402
 
 from iroot.kernels import symmetric_sum  # noqa: E402
+from iroot.kernels.hopper import lacks_gluon  # noqa: E402
 from iroot.kernels.operands import processors  # noqa: E402
 from iroot.kernels.rehearsal import on_grid, rehearse  # noqa: E402
 from iroot.kernels.symmetric_sum import (  # noqa: E402
@@ -25,7 +26,6 @@ from iroot.kernels.symmetric_sum import (  # noqa: E402
     SumTerms,
     empty_rows,
     is_for_gluon,
-    lacks_gluon,
     symmetric_sums,
     triton_sums,
 )

@@ -1,0 +1,128 @@
+"""Hopper's kernels in Gluon, which has no interpreter, against Triton's for the same results: `kernel_checks.py`'s.
+
+Their modules are imported where they are known to run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import cycle
+
+import torch
+from kernel_shapes import Found, Shape, differing, distance, shapes
+from torch import Tensor
+
+from iroot.kernels.graded_root import promoted
+from iroot.kernels.operands import empty_aligned
+from iroot.kernels.symmetric import device_programs
+from iroot.kernels.symmetric_sum import UNSCALED, Matrices, Scaling, SumTerms, empty_rows, triton_sums
+from iroot.kernels.tiling import GRADED_TILINGS, Tiling
+from iroot.kernels.word_launch import SQUARE, Call, Inputs, Outputs, Word, new_word, triton_launch
+from iroot.kernels.words import PRODUCT, QUADRATIC, UPDATE
+
+
+def gluon_sums(device: torch.device) -> Iterator[Found]:
+    """Hopper's sums bit for bit against Triton's: every number of addends and results, every scaling, sums of squares.
+
+    Norms are whole numbers, whose sums are the same in any order.
+    """
+    from iroot.kernels.hopper_sum import hopper_sums
+
+    both = (SumTerms(P=0.7, T=-1.3, Z=0.6, identity=0.25), SumTerms(P=-0.4, T=0.9, Z=1.1, identity=-0.5))
+    for shape, tiling in zip(shapes(device), cycle(GRADED_TILINGS[:2]), strict=False):
+        n, batch = shape.n, shape.batch
+        X, *others = (shape.draw(n, n, seed=seed) for seed in range(4))
+        X, (S, T, Z) = padded(X, shape), (padded(M + M.mT, shape) for M in others)
+        unit, norms = torch.full((batch,), 0.5, device=device), torch.full((batch, 9), 3.0, device=device)
+        first = Scaling(kind="first", norms=norms, unit=unit, margin=1.1)
+        later, limited = Scaling(kind="later", unit=unit), Scaling(kind="limited", norms=1e4 * norms)
+        addends: tuple[dict[str, Tensor], ...] = ({}, {"T": T}, {"Z": Z}, {"T": T, "Z": Z})
+        forms = [(Matrices(M=S, N=S, **those), both[:count], UNSCALED) for those in addends for count in (1, 2)]
+        forms += [(Matrices(M=X, N=X), both[1:], limited), (Matrices(M=S, N=S, Z=Z), both, first)]
+        for matrices, sums, scaling in [*forms, (Matrices(M=S, N=S, T=T, Z=Z), both, later)]:
+            found, expected = ([empty_rows((batch, n, n), shape.dtype, device) for _ in sums] for _ in range(2))
+            hopper_sums(matrices, sums, tiling, found, scaling=scaling)
+            triton_sums(matrices, sums, tiling, expected, scaling=scaling)
+            yield from (differing(D, E.cpu()) for D, E in zip(found, expected, strict=True))
+        tiles = device_programs(n, 1, tiling.block, tiling.tail, device).shape[0]
+        squares, D = torch.empty(batch, tiles, device=device), empty_rows((batch, n, n), shape.dtype, device)
+        hopper_sums(Matrices(M=X, N=X), (SumTerms(),), tiling, [D], squares=squares)
+        yield distance(squares.sum(-1)[:, None, None], D.cpu().double().square().sum((-2, -1), keepdim=True), 1e-5)
+
+
+def padded(A: Tensor, shape: Shape) -> Tensor:
+    """A on the device, as the products before would have left it."""
+    batch, m, n = A.shape
+    return empty_rows((batch, m, n), shape.dtype, shape.device).copy_(A)
+
+
+def gluon_words(device: torch.device) -> Iterator[Found]:
+    """Hopper's products of words: words, R and shifts bit for bit, sums to rounding; every kind and length of sums.
+
+    Sums that scalars are taken from are whole numbers, or such by a power of two.
+    """
+    from iroot.kernels.hopper_words import hopper_word
+
+    lengths = cycle((512, 128, 64, 32))
+    for shape, tiling in zip(shapes(device), cycle(GRADED_TILINGS[:2]), strict=False):
+        for call, inputs in word_products(shape, tiling):
+            of_update = call.kind == UPDATE.value
+            cut = promoted(replace(tiling, warps=8), next(lengths)) if of_update else tiling
+            found, expected = (new_word(inputs.M.word, cut, rest=of_update) for _ in range(2))
+            hopper_word(call, inputs, Outputs(word=found), cut)
+            triton_launch(call, inputs, Outputs(word=expected), cut)
+            yield from same_words(found, expected, beside=inputs.partner is not None)
+        X, B = drawn_word(shape, tiling, seed=0), drawn_word(shape, tiling, seed=1)
+        scale = torch.full((shape.batch,), 1.7, device=device)
+        finals = [empty_aligned((shape.batch, shape.n, shape.n), torch.float32, device) for _ in range(2)]
+        for launch, final in zip((hopper_word, triton_launch), finals, strict=True):
+            outputs = Outputs(final=final, scale=scale, p=2)
+            launch(Call(kind=PRODUCT.value, factor=0.9), Inputs(M=X, N=B, trace=None), outputs, tiling)
+        yield differing(finals[0], finals[1].cpu())
+
+
+def word_products(shape: Shape, tiling: Tiling) -> Iterator[tuple[Call, Inputs]]:
+    """Every product that a graded root is made of but the last one; updates with sums of four lengths."""
+    X, B, Y, V = (drawn_word(shape, tiling, seed=seed) for seed in range(4))
+    tiles = device_programs(shape.n, 1, tiling.block, tiling.tail, shape.device).shape[0]
+    trace = torch.arange(shape.batch * tiles).reshape(shape.batch, tiles).remainder(7).sub(3).float().to(shape.device)
+    quadratic = Call(kind=QUADRATIC.value, chebyshev=(1.1, -0.7, 0.4), mid=0.5, radius=0.55)
+    update, append = Call(kind=UPDATE.value, linear=0.8, both=True), Call(kind=PRODUCT.value, factor=0.9)
+    yield quadratic, Inputs(M=Y, N=Y, trace=trace)
+    yield SQUARE, Inputs(M=B, N=B, trace=trace)
+    yield SQUARE, Inputs(M=B, N=B, trace=trace, partner=V)
+    yield SQUARE, Inputs(M=X, N=B, trace=trace, partner=V)
+    yield append, Inputs(M=X, N=B, trace=None)
+    yield replace(append, both=True), Inputs(M=X, N=B, trace=None)
+    for _ in range(4):
+        yield update, Inputs(M=Y, N=B, trace=trace)
+
+
+def drawn_word(shape: Shape, tiling: Tiling, *, seed: int) -> Word:
+    """shift I + word, symmetric, with R and what its diagonal lost."""
+    A = 0.25 * shape.draw(shape.n, shape.n, seed=seed)
+    R = A.tril() + A.tril(-1).mT
+    drawn = new_word(torch.empty(R.shape, dtype=shape.dtype, device=shape.device), tiling, rest=True)
+    assert drawn.rest is not None
+    assert drawn.errors is not None
+    drawn.word.copy_(R)
+    drawn.rest.copy_(R)
+    drawn.errors.copy_(2.0**-12 * torch.arange(drawn.errors.numel()).reshape(drawn.errors.shape))
+    drawn.shift.copy_(torch.linspace(0.6, 0.7, shape.batch))
+    return drawn
+
+
+def same_words(found: Word, expected: Word, *, beside: bool) -> Iterator[Found]:
+    """`beside`: their sums with a third word too."""
+    yield differing(found.word, expected.word.cpu())
+    yield differing(found.shift, expected.shift.cpu())
+    if found.rest is not None and expected.rest is not None:
+        yield differing(found.rest.tril(), expected.rest.cpu().tril())
+    sums = [(found.sums.norm, expected.sums.norm), (found.sums.with_p, expected.sums.with_p)]
+    if beside:
+        sums.append((found.sums.with_v, expected.sums.with_v))
+    if found.errors is not None and expected.errors is not None:
+        sums.append((found.errors, expected.errors))
+    for mine, right in sums:
+        yield distance(mine[:, None], right.cpu().double()[:, None], 1e-6)

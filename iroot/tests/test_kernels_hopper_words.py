@@ -1,0 +1,287 @@
+"""Gluon's products of words bit for bit against Triton's, on a Hopper GPU; without one, when they are taken."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+if DEVICE.type == "cpu":  # read when the kernels are defined, and again when they run
+    os.environ["TRITON_INTERPRET"] = "1"
+import triton  # noqa: E402
+
+from iroot.graded_steps import word_steps  # noqa: E402
+from iroot.kernels import word_launch  # noqa: E402
+from iroot.kernels.graded_root import graded_root, promoted  # noqa: E402
+from iroot.kernels.hopper import lacks_gluon  # noqa: E402
+from iroot.kernels.operands import empty_aligned  # noqa: E402
+from iroot.kernels.rehearsal import on_grid, rehearse  # noqa: E402
+from iroot.kernels.tiling import GRADED_TILINGS, Tiling, schedule  # noqa: E402
+from iroot.kernels.word_launch import (  # noqa: E402
+    SQUARE,
+    Call,
+    Inputs,
+    Outputs,
+    Word,
+    is_for_gluon,
+    new_word,
+    takes_gluon,
+    triton_launch,
+)
+from iroot.kernels.words import PRODUCT, QUADRATIC, UPDATE  # noqa: E402
+from iroot.schedules import Design, schedule_for  # noqa: E402
+
+PLAIN, TAIL, SMALL = GRADED_TILINGS
+HALF, BRAIN = torch.float16, torch.bfloat16
+runs_gluon = pytest.mark.skipif(bool(lacks_gluon(DEVICE)), reason=lacks_gluon(DEVICE) or "it runs")
+
+QUADRATIC_CALL = Call(kind=QUADRATIC.value, chebyshev=(1.1, -0.7, 0.4), mid=0.5, radius=0.55)
+UPDATE_CALL = Call(kind=UPDATE.value, linear=0.8, both=True)
+APPEND = Call(kind=PRODUCT.value, factor=0.9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """One launch; its result is a word, or final."""
+
+    call: Call
+    inputs: Inputs
+    tiling: Tiling
+    final: bool = False
+
+    def outputs(self) -> Outputs:
+        """Memory without a number in it."""
+        M = self.inputs.M
+        if self.final:
+            X = empty_aligned((M.word.shape[0], M.n, M.n), torch.float32, M.word.device).fill_(torch.nan)
+            return Outputs(final=X, scale=torch.full(M.shift.shape, 1.7, device=M.word.device), p=2)
+        result = new_word(M.word, self.tiling, rest=self.call.kind == UPDATE.value)
+        sums = result.sums
+        for A in (result.word, result.shift, sums.norm, sums.with_p, sums.with_v, result.rest, result.errors):
+            if A is not None:
+                A.fill_(torch.nan)
+        return Outputs(word=result)
+
+
+def words(batch: int, n: int, dtype: torch.dtype, tiling: Tiling) -> list[Word]:
+    """Four with entries of about n^(-1/2); all as Y is. Sums that a scalar takes are exact in every order."""
+    generator = torch.Generator(device=DEVICE).manual_seed(n)
+
+    def word() -> Word:
+        A = torch.randn(batch, n, n, generator=generator, device=DEVICE) * (0.25 / n**0.5)
+        R = A.tril() + A.tril(-1).mT
+        like = new_word(torch.empty(batch, n, n, dtype=dtype, device=DEVICE), tiling, rest=True)
+        assert like.rest is not None
+        assert like.errors is not None
+        like.word.copy_(R)
+        like.rest.copy_(R)
+        like.errors.copy_(2.0**-12 * torch.randint(-4, 4, like.errors.shape, generator=generator, device=DEVICE))
+        like.shift.copy_(0.6 + 0.1 * torch.rand(batch, generator=generator, device=DEVICE))
+        return like
+
+    return [word() for _ in range(4)]
+
+
+def forms(batch: int, n: int, dtype: torch.dtype, tiling: Tiling) -> dict[str, Form]:
+    """Every product that a root is made of, and three more."""
+    X, B, Y, V = words(batch, n, dtype, tiling)
+    tiles = len(schedule(n, 1, tiling.block, tiling.tail))
+    trace = torch.arange(batch * tiles, device=DEVICE).reshape(batch, tiles).remainder(7).sub(3).float()
+    update = Inputs(M=Y, N=B, trace=trace)
+    eight = replace(tiling, warps=8)
+    return {
+        f"update{k}": Form(call=UPDATE_CALL, inputs=update, tiling=promoted(eight, k)) for k in (512, 128, 64, 32, 0)
+    } | {
+        "quadratic": Form(call=QUADRATIC_CALL, inputs=Inputs(M=Y, N=Y, trace=trace), tiling=tiling),
+        "square": Form(call=SQUARE, inputs=Inputs(M=B, N=B, trace=trace), tiling=tiling),
+        "square beside V": Form(call=SQUARE, inputs=Inputs(M=B, N=B, trace=trace, partner=V), tiling=tiling),
+        "product beside V": Form(call=SQUARE, inputs=Inputs(M=X, N=B, trace=trace, partner=V), tiling=tiling),
+        "X B": Form(call=APPEND, inputs=Inputs(M=X, N=B, trace=None), tiling=tiling),
+        "(X B + B X) / 2": Form(
+            call=replace(APPEND, both=True), inputs=Inputs(M=X, N=B, trace=None), tiling=tiling
+        ),
+        "final": Form(call=APPEND, inputs=Inputs(M=X, N=B, trace=None), tiling=tiling, final=True),
+    }  # fmt: skip
+
+
+def form(call: Call, tiling: Tiling = TAIL, *, square: bool = False, partner: bool = False, n: int = 2048) -> Form:
+    """Shapes without memory."""
+    like = torch.empty(1, n, n, dtype=HALF, device="meta")
+    M, N, V = (new_word(like, tiling, rest=True) for _ in range(3))
+    inputs = Inputs(M=M, N=M if square else N, trace=None, partner=V if partner else None)
+    return Form(call=call, inputs=inputs, tiling=tiling)
+
+
+def taken(form: Form) -> bool:
+    return takes_gluon(form.call, form.inputs, form.outputs(), form.tiling)
+
+
+def test_what_a_root_takes_has_a_kernel() -> None:
+    for tiling in (PLAIN, TAIL, *(promoted(TAIL, k) for k in (512, 256, 128, 64, 48, 32, 0))):
+        assert taken(form(UPDATE_CALL, tiling))
+    assert taken(form(QUADRATIC_CALL, square=True))
+    for partner in (False, True):
+        assert taken(form(SQUARE, square=True, partner=partner))
+        assert taken(form(APPEND, partner=partner))
+    assert taken(replace(form(APPEND), final=True))
+
+
+def test_other_tiles_sums_and_operands_have_none() -> None:
+    for tiling in (SMALL, replace(TAIL, tail=64), promoted(TAIL, 16), replace(TAIL, promote_k=96)):
+        assert not taken(form(UPDATE_CALL, tiling))
+    assert not taken(replace(form(QUADRATIC_CALL, square=True), final=True))  # a root of one step
+    assert not taken(form(QUADRATIC_CALL))
+    assert not taken(form(UPDATE_CALL, square=True))
+    assert not taken(form(QUADRATIC_CALL, square=True, partner=True))
+    assert not taken(form(UPDATE_CALL, partner=True))
+    assert not taken(replace(form(APPEND, partner=True), final=True))
+
+
+def test_one_wave_of_tiles_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dispatched(n: int, tiling: Tiling) -> bool:
+        each = form(UPDATE_CALL, tiling, n=n)
+        return is_for_gluon(each.call, each.inputs, each.outputs(), each.tiling)
+
+    shapes = ((2048, TAIL), (2048, PLAIN), (1536, PLAIN), (1024, SMALL))  # 118, 136, 78 tiles
+    assert not any(dispatched(*shape) for shape in shapes)  # for want of a Hopper GPU
+    monkeypatch.setattr(word_launch, "lacks_gluon", lambda device: "")
+    for waves, expected in ((0, []), (1, [(2048, TAIL), (1536, PLAIN)]), (2, list(shapes[:3]))):
+        monkeypatch.setattr(word_launch, "MOST_WORD_WAVES", waves)
+        assert [shape for shape in shapes if dispatched(*shape)] == expected
+
+
+def by_both(form: Form) -> tuple[Outputs, Outputs]:
+    from iroot.kernels.hopper_words import hopper_word
+
+    found, expected = form.outputs(), form.outputs()
+    hopper_word(form.call, form.inputs, found, form.tiling)
+    triton_launch(form.call, form.inputs, expected, form.tiling)
+    return found, expected
+
+
+def close(found: Tensor, expected: Tensor) -> bool:
+    """Sums tile by tile, to 1e-6 of the largest."""
+    return bool(((found - expected).abs() <= 1e-6 * expected.abs().amax(-1, keepdim=True)).all())
+
+
+def right(form: Form, found: Outputs, expected: Outputs) -> bool:
+    """Results to the last bit, sums to rounding."""
+    if form.final:
+        assert found.final is not None
+        assert expected.final is not None
+        return torch.equal(found.final, found.final.mT) and torch.equal(found.final, expected.final)
+    D, E = found.word, expected.word
+    assert D is not None
+    assert E is not None
+    good = torch.equal(D.word, D.word.mT) and torch.equal(D.word, E.word) and torch.equal(D.shift, E.shift)
+    good &= close(D.sums.norm, E.sums.norm) and close(D.sums.with_p, E.sums.with_p)
+    if form.inputs.partner is not None:
+        good &= close(D.sums.with_v, E.sums.with_v)
+    if D.rest is not None and E.rest is not None:
+        good &= torch.equal(D.rest.tril(), E.rest.tril())
+    if D.errors is not None and E.errors is not None:
+        good &= close(D.errors, E.errors)
+    return good
+
+
+@pytest.mark.gpu
+@runs_gluon
+@pytest.mark.parametrize(
+    ("n", "batch", "tiling", "dtype"),
+    [(1000, 1, TAIL, HALF), (1000, 1, PLAIN, HALF), (512, 3, TAIL, HALF), (512, 3, PLAIN, BRAIN),
+     (1000, 1, TAIL, BRAIN), (1050, 2, TAIL, HALF), (130, 2, PLAIN, HALF), (2048, 1, TAIL, HALF)],
+    ids=str,
+)  # fmt: skip
+def test_bit_for_bit_with_tritons_kernel(n: int, batch: int, tiling: Tiling, dtype: torch.dtype) -> None:
+    """Every form, with rows, columns and tiles that are not full; four launches, each the same."""
+    every = forms(batch, n, dtype, tiling)
+    rehearse(("test_bit_for_bit", n, tiling, dtype), lambda: [by_both(each) for each in every.values()], DEVICE)
+    wrong = [name for name, each in every.items() for _ in range(4) if not right(each, *by_both(each))]
+    assert wrong == []
+
+
+@pytest.mark.gpu
+@runs_gluon
+def test_sums_of_a_word_are_those_of_its_entries() -> None:
+    """Of elements as they are stored, both triangles; each form's P is N, and a quadratic's is Y."""
+    for name, each in forms(1, 1000, HALF, TAIL).items():
+        if each.final:
+            continue
+        D = by_both(each)[0].word
+        assert D is not None
+        beside = {"norm": (D.sums.norm, D), "with_p": (D.sums.with_p, each.inputs.N)}
+        if each.inputs.partner is not None:
+            beside["with_v"] = (D.sums.with_v, each.inputs.partner)
+        for which, (sums, other) in beside.items():
+            products = D.word.double() * other.word.double()
+            off = (sums.double().sum(-1) - products.sum((-2, -1))).abs() / products.abs().sum((-2, -1))
+            assert float(off.max()) < 1e-6, (name, which)
+
+
+def posed(n: int, p: int, kappa: float = 1e4) -> tuple[Tensor, Tensor]:
+    """A log-spaced matrix with lambda_max = 1, and its inverse p-th root in float64."""
+    generator = torch.Generator().manual_seed(n)
+    Q = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64).to(DEVICE)).Q
+    exponents = torch.linspace(0.0, -1.0, n, dtype=torch.float64, device=DEVICE)
+    values = kappa**exponents
+    return ((Q * values) @ Q.mT).float(), (Q * values ** (-1.0 / p)) @ Q.mT
+
+
+@pytest.mark.gpu
+@runs_gluon
+@pytest.mark.parametrize("p", [1, 2, 4])
+def test_whole_roots(monkeypatch: pytest.MonkeyPatch, p: int) -> None:
+    """Scalars come from sums in another order: a word's rounding turns out differently now and then."""
+    A, exact = posed(2048, p)
+    steps = word_steps(schedule_for(Design(p=p, lower=0.9e-4), target=2e-4, min_cushion=0.03))
+    roots = []
+    for waves in (0, 1):
+        monkeypatch.setattr(word_launch, "MOST_WORD_WAVES", waves)
+        X = graded_root(A, torch.full((1, 1), 1.02, device=DEVICE), steps, p=p)
+        assert torch.equal(X, X.mT)
+        assert (X.double() - exact).norm() < 1e-3 * exact.norm()
+        roots.append(X.double())
+    assert (roots[1] - roots[0]).norm() < 1e-4 * exact.norm()
+
+
+@pytest.mark.gpu
+@runs_gluon
+def test_taken_in_graphs_and_compiled_before_its_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    from iroot.kernels import hopper_words
+
+    A, exact = posed(1536, 3)
+    scale = torch.full((1, 1), 1.02, device=DEVICE)
+    steps = word_steps(schedule_for(Design(p=3, lower=0.9e-4), target=2e-4, min_cushion=0.03))
+    monkeypatch.setattr(word_launch, "MOST_WORD_WAVES", 1)
+    launches: list[object] = []
+
+    def noted(kernel: object, grid: tuple[int, ...]) -> Callable[..., object]:
+        launches.append(kernel)
+        return on_grid(kernel, grid)
+
+    monkeypatch.setattr(hopper_words, "on_grid", noted)
+    threads: list[threading.Thread] = []
+    monkeypatch.setattr(triton.knobs.compilation, "listener", lambda **_: threads.append(threading.current_thread()))
+
+    def run() -> Tensor:
+        return graded_root(A, scale, steps, p=3)
+
+    expected = run()
+    assert threading.main_thread() not in threads
+    # Rehearsed and launched: B in every step; W in two products, X B and Y in all but the last, X in the last.
+    inner = len(steps) - 1
+    assert launches == [hopper_words.hopper_word_kernel] * 2 * (len(steps) + 4 * inner)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run()
+    for _ in range(3):
+        captured.fill_(torch.nan)
+        graph.replay()
+        assert torch.equal(captured, expected)
+    assert (expected.double() - exact).norm() < 1e-3 * exact.norm()
