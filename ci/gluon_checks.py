@@ -124,5 +124,8 @@ def same_words(found: Word, expected: Word, *, beside: bool) -> Iterator[Found]:
         sums.append((found.sums.with_v, expected.sums.with_v))
     if found.errors is not None and expected.errors is not None:
         sums.append((found.errors, expected.errors))
+    # Terms cancel in most sums, but not in a word's with itself.
+    size = expected.sums.norm.cpu().double().amax()
     for mine, right in sums:
-        yield distance(mine[:, None], right.cpu().double()[:, None], 1e-6)
+        off = ((mine.cpu().double() - right.cpu().double()).abs() / size).nan_to_num(nan=float("inf"))
+        yield Found(error=off.max().item(), allowed=1e-6)
