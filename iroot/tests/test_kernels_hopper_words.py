@@ -166,7 +166,7 @@ def by_both(form: Form) -> tuple[Outputs, Outputs]:
 
 
 def close(found: Tensor, expected: Tensor, size: Tensor) -> bool:
-    """Sums tile by tile, to 1e-6 of the largest of `size`: terms cancel in most sums, in a word's with itself none do."""
+    """Sums tile by tile, to 1e-6 of the largest of `size`: terms cancel in most sums, not in a word's with itself."""
     return bool(((found - expected).abs() <= 1e-6 * size.amax(-1, keepdim=True)).all())
 
 
