@@ -27,7 +27,7 @@ from iroot.kernels.quantise import FORMAT_NAMES, Rounded, Source, quantise_toget
 from iroot.kernels.quantise_rows import quantise_rows
 from iroot.kernels.scaled_result import scaled_result, shifted_result
 from iroot.kernels.split_product import BLOCKINGS as SPLIT_BLOCKINGS
-from iroot.kernels.split_product import split, split_product
+from iroot.kernels.split_product import split, split_gram, split_product
 from iroot.kernels.symmetric import Terms, symmetric_product
 from iroot.kernels.tiling import (
     FP8_TILINGS,
@@ -101,7 +101,7 @@ def fused_addition(device: torch.device) -> Iterator[Found]:
 
 
 def split_words(device: torch.device) -> Iterator[Found]:
-    """A B + C in two words, every blocking; the diagonal of a square result on its own."""
+    """A B + C and A A^T in two words, every blocking; the diagonal of a square result on its own."""
     blockings = cycle((TINY_BLOCKING,) if device.type == "cpu" else SPLIT_BLOCKINGS)
     for shape, blocking in zip(shapes(device), blockings, strict=False):
         sides = ((shape.n, shape.depth), (shape.depth, shape.n), (shape.n, shape.n))
@@ -113,6 +113,11 @@ def split_words(device: torch.device) -> Iterator[Found]:
         yield distance(D, exact, (16 if shape.interpreted else 4) * unit)
         found, right = (M.diagonal(dim1=-2, dim2=-1)[..., None] for M in (D, exact))
         yield distance(found, right, 2.0**-22)
+        # Its tiles are not wider than high.
+        lower = replace(blocking, rows=max(blocking.rows, blocking.columns))
+        D = split_gram(split(A, shape.dtype), blocking=lower)
+        yield distance(D, A.cpu().double() @ A.cpu().double().mT, (16 if shape.interpreted else 4) * unit)
+        yield differing(D, D.mT.cpu())
 
 
 def graded(device: torch.device) -> Iterator[Found]:

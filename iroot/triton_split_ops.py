@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from iroot.kernels.families import is_served
-from iroot.kernels.split_product import split, split_product
+from iroot.kernels.split_product import split, split_gram, split_product
 from iroot.precision import SPLIT, Precision
 from iroot.split_ops import SplitOps, Words
 from iroot.triton_layouts import CompiledLayouts
@@ -30,6 +30,13 @@ class TritonSplitOps(SplitOps):
         """The two words of each matrix of A (..., m, n)."""
         A = A.to(self.storage)
         return split(A, self._format) if self._layouts.suit("split", A) else super().split(A)
+
+    def gram(self, G: Tensor) -> Tensor:
+        """G G^T, exactly symmetric; G is split once, and only the lower triangle is computed."""
+        words = self.split(G)
+        if not self._layouts.suit("gram", words.hi, words.lo, words.matrix):
+            return super()._words_multiply_add(words, words.mT, None, 1.0, 0.0)
+        return split_gram(words, promote_k=self._promote_k)
 
     def _words_multiply_add(self, A: Words, B: Words, C: Tensor | None, alpha: float, beta: float) -> Tensor:
         operands = (A.hi, A.lo, A.matrix, B.hi, B.lo, B.matrix, *(() if C is None else (C,)))

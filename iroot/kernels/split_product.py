@@ -6,10 +6,13 @@
 Unfused (`iroot/split_ops.py`, which says what the words are), such a product takes 61 launches in fp16x3 at 1024 x
 1024, here six: two to split each operand, one for the exact diagonal of a square result, one for the product. Words are
 read once for all three products, sums are promoted in registers, and the scales are taken off, the diagonal put in,
-alpha and beta C applied, in the epilogue. The diagonal reads both float32 matrices once, 8 MB at 1024 x 1024.
+alpha and beta C applied, in the epilogue. The diagonal reads both float32 matrices once, 8 MB at 1024 x 1024. Of a
+Gram matrix only tiles that reach the diagonal or lie below it are computed, and each is stored twice.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 import triton
@@ -102,12 +105,47 @@ def _accumulate(
     return small, tl.dot(left_hi, right_hi.T, large)
 
 
+@triton.jit
+def _place_below(program, row_blocks, column_blocks, PER: tl.constexpr):
+    """Batch, row and column of a program's tile among those that reach the diagonal or lie below it.
+
+    A tile is PER times as high as wide, so that row r of tiles has PER (r + 1) of them, the last row up to the edge.
+    """
+    last = row_blocks - 1
+    tiles = PER * (last * row_blocks // 2) + column_blocks
+    tile = program % tiles
+    row = ((tl.sqrt(8.0 * (tile // PER) + 1.0) - 1.0) * 0.5).to(tl.int32)
+    # The root is rounded: it may be on the wrong side of an integer.
+    row = tl.where(PER * ((row + 1) * (row + 2) // 2) <= tile, row + 1, row)
+    row = tl.where(PER * (row * (row + 1) // 2) > tile, row - 1, row)
+    return program // tiles, row, tile - PER * (row * (row + 1) // 2)
+
+
+@triton.jit
+def _store_twice(
+    value, d, d_mirror, entries, stride_batch, pitch, n, batch, row, col, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):  # fmt: skip
+    """What lies on or below the diagonal, as it is and transposed: no entry is stored by two programs."""
+    if row >= col + COLUMNS:
+        d.store([batch, row, col], value.reshape(1, ROWS, COLUMNS))
+        d_mirror.store([batch, col, row], value.T.reshape(1, COLUMNS, ROWS))
+    else:
+        i = (row + tl.arange(0, ROWS)).to(tl.int64)
+        j = (col + tl.arange(0, COLUMNS)).to(tl.int64)
+        entries += batch.to(tl.int64) * stride_batch
+        below = (i[:, None] >= j[None, :]) & (i[:, None] < n)
+        tl.store(entries + i[:, None] * pitch + j[None, :], value, mask=below)
+        above = (i[None, :] > j[:, None]) & (i[None, :] < n)
+        tl.store(entries + j[:, None] * pitch + i[None, :], value.T, mask=above)
+
+
 @triton.jit(do_not_specialize=["m", "row_blocks", "column_blocks"])
 def _split_product_kernel(
     a_hi, a_lo,  # (batches, m, depth)
     b_hi, b_lo,  # (batches, n, depth) or, where it is stored along n, (batches, depth, n)
     c,  # (batches, m, n) float32, or None
     d,  # (batches, m, n) float32
+    d_mirror, entries, stride_batch, pitch,  # d in blocks of COLUMNS x ROWS and by address; None for all tiles
     a_inverse, b_inverse,  # (batches,), or None
     diagonal,  # (batches, m): of A B, or None to keep the tensor cores' own
     m, row_blocks, column_blocks, depth, alpha, beta,
@@ -115,7 +153,10 @@ def _split_product_kernel(
     A_ALONG_K: tl.constexpr, B_ALONG_K: tl.constexpr, OVERLAP: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """One tile per program."""
-    batch, row, col = place_in_strips(tl.program_id(0), row_blocks, column_blocks, GROUP)
+    if d_mirror is not None:
+        batch, row, col = _place_below(tl.program_id(0), row_blocks, column_blocks, ROWS // COLUMNS)
+    else:
+        batch, row, col = place_in_strips(tl.program_id(0), row_blocks, column_blocks, GROUP)
     row *= ROWS
     col *= COLUMNS
     if OVERLAP:
@@ -153,7 +194,10 @@ def _split_product_kernel(
         value = tl.where(i[:, None] == j[None, :], (alpha * exact)[:, None], value)
     if c is not None:
         value += beta * c.load([batch, row, col]).reshape(ROWS, COLUMNS)
-    d.store([batch, row, col], value.reshape(1, ROWS, COLUMNS))
+    if d_mirror is not None:
+        _store_twice(value, d, d_mirror, entries, stride_batch, pitch, m, batch, row, col, ROWS, COLUMNS)
+    else:
+        d.store([batch, row, col], value.reshape(1, ROWS, COLUMNS))
 
 
 def split(A: Tensor, dtype: torch.dtype) -> Words:
@@ -226,6 +270,32 @@ def split_product(
     Raises:
         InvalidInputError: shapes or dtypes do not match.
     """
+    return _product(A, B, C, (alpha, beta), promote_k, blocking, "all")
+
+
+def split_gram(A: Words, *, alpha: float = 1.0, promote_k: int = 128, blocking: Blocking | None = None) -> Tensor:
+    """alpha A A^T in float32, exactly symmetric: what `split_product` gives on and below the diagonal, stored twice.
+
+    Args:
+        A: (..., n, k).
+        alpha, promote_k: as for `split_product`.
+        blocking: tiles as high as wide or a multiple of it; by default `choose_blocking`'s.
+
+    Returns:
+        (..., n, n). With n not a multiple of 4 it is a view into rows padded to one.
+
+    Raises:
+        InvalidInputError: A has no columns, or tiles do not fit.
+    """
+    if blocking is not None and blocking.rows % blocking.columns:
+        raise InvalidInputError(f"tiles must be as high as wide or a multiple of it, got {blocking}")
+    return _product(A, A.mT, None, (alpha, 0.0), promote_k, blocking, "lower")
+
+
+def _product(
+    A: Words, B: Words, C: Tensor | None, factors: tuple[float, float], promote_k: int, blocking: Blocking | None,
+    tiles: Tiles,
+) -> Tensor:  # fmt: skip
     *batch, m, depth = A.hi.shape
     n = B.hi.shape[-1]
     if A.hi.dtype != B.hi.dtype or depth == 0 or tuple(B.hi.shape) != (*batch, depth, n):
@@ -237,14 +307,15 @@ def split_product(
         raise InvalidInputError(f"C must be float32 {(*batch, m, n)}, got {C.dtype} {tuple(C.shape)}")
     D = empty_aligned((A.hi.shape[:-2].numel(), m, n), torch.float32, A.hi.device)
     if D.numel():
-        blocking = blocking or choose_blocking(m, n, D.shape[0], processors=processors(D.device))
-        _launch(A, B, C, D, (alpha, beta), promote_k, blocking)
+        blocking = blocking or choose_blocking(m, n, D.shape[0], processors=processors(D.device), tiles=tiles)
+        _launch(A, B, C, D, factors, promote_k, blocking, tiles)
     return D.reshape(*batch, m, n) if len(batch) != 1 else D
 
 
 def _launch(
-    A: Words, B: Words, C: Tensor | None, D: Tensor, factors: tuple[float, float], promote_k: int, blocking: Blocking
-) -> None:
+    A: Words, B: Words, C: Tensor | None, D: Tensor, factors: tuple[float, float], promote_k: int, blocking: Blocking,
+    tiles: Tiles,
+) -> None:  # fmt: skip
     rows, columns, block_k = blocking.rows, blocking.columns, blocking.block_k
     a_hi, a_lo = _alike(A.hi, A.lo)
     b_hi, b_lo = _alike(B.hi.mT, B.lo.mT)
@@ -253,21 +324,23 @@ def _launch(
         addend = operand(C.contiguous())
     batches, m, n = D.shape
     depth = a_hi.tensor.shape[-1]
-    row_blocks, column_blocks = triton.cdiv(m, rows), triton.cdiv(n, columns)
-    overlap = D.device.type == "cuda"
-    _split_product_kernel[(row_blocks * column_blocks * batches,)](
+    overlap, lower = D.device.type == "cuda", tiles == "lower"
+    _split_product_kernel[(_count(m, n, blocking, tiles) * batches,)](
         a_hi.descriptor(rows, block_k),
         a_lo.descriptor(rows, block_k),
         b_hi.descriptor(columns, block_k),
         b_lo.descriptor(columns, block_k),
         None if addend is None else addend.descriptor(rows, columns),
         descriptor(D, rows, columns),
+        descriptor(D, columns, rows) if lower else None,
+        D if lower else None,
+        *(D.stride()[:2] if lower else (None, None)),
         A.inverse,
         B.inverse,
         exact_diagonal(A.matrix, B.matrix) if m == n else None,
         m,
-        row_blocks,
-        column_blocks,
+        triton.cdiv(m, rows),
+        triton.cdiv(n, columns),
         depth,
         *factors,
         ROWS=rows,
@@ -293,6 +366,9 @@ def _alike(hi: Tensor, lo: Tensor) -> tuple[Operand, Operand]:
     return first, second
 
 
+Tiles = Literal["all", "lower"]
+"""Which tiles of a result are computed; `lower`: those that reach the diagonal or lie below it, of a symmetric one."""
+
 _ROWS, _COLUMNS = 16, 128
 # 8 float32 of a row are a sector of 32 bytes; 128 programs at n = 1024.
 _DIAGONAL_ROWS, _DIAGONAL_K = 8, 256
@@ -307,11 +383,18 @@ _COSTS = {
 BLOCKINGS = tuple(_COSTS)
 
 
-def choose_blocking(m: int, n: int, batches: int, *, processors: int) -> Blocking:
+def choose_blocking(m: int, n: int, batches: int, *, processors: int, tiles: Tiles = "all") -> Blocking:
     """The blocking whose busiest multiprocessor has least to do; the first listed of equals."""
 
     def load(blocking: Blocking) -> float:
-        tiles = batches * -(-m // blocking.rows) * -(-n // blocking.columns)
-        return _COSTS[blocking] * -(-tiles // processors)
+        return _COSTS[blocking] * -(-batches * _count(m, n, blocking, tiles) // processors)
 
     return min(BLOCKINGS, key=load)
+
+
+def _count(m: int, n: int, blocking: Blocking, tiles: Tiles) -> int:
+    """Tiles of one result; below the diagonal row r of them has rows / columns (r + 1), the last one up to the edge."""
+    row_blocks, column_blocks = -(-m // blocking.rows), -(-n // blocking.columns)
+    if tiles == "all":
+        return row_blocks * column_blocks
+    return blocking.rows // blocking.columns * (row_blocks * (row_blocks - 1) // 2) + column_blocks

@@ -22,6 +22,7 @@ from iroot.kernels.split_product import (  # noqa: E402
     choose_blocking,
     exact_diagonal,
     split,
+    split_gram,
     split_product,
 )
 from iroot.ops import make_ops  # noqa: E402
@@ -32,6 +33,9 @@ from iroot.triton_split_ops import TritonSplitOps  # noqa: E402
 H100 = 132
 TINY = Blocking(rows=16, columns=32, block_k=16, warps=4, stages=2)
 TESTED = (TINY, Blocking(rows=32, columns=16, block_k=32, warps=4, stages=2)) if DEVICE.type == "cpu" else BLOCKINGS
+GRAM_TESTED = tuple(blocking for blocking in TESTED if blocking.rows % blocking.columns == 0)
+if DEVICE.type == "cpu":
+    GRAM_TESTED += (Blocking(rows=16, columns=16, block_k=16, warps=4, stages=2),)
 PRECISIONS = {torch.float16: "fp16x3", torch.bfloat16: "bf16x3"}
 # The interpreter cuts bfloat16 words off instead of rounding them: twice the error of an operand.
 SLACK = {torch.float16: 1.0, torch.bfloat16: 4.0 if DEVICE.type == "cpu" else 1.0}
@@ -153,6 +157,25 @@ def test_a_gram_matrix_of_one_split() -> None:
     assert error(split_product(words, words.mT, blocking=TESTED[0]), G.double() @ G.double().mT) < 2.0**-21
 
 
+@pytest.mark.parametrize("layout", ["rows", "columns"])
+@pytest.mark.parametrize("dtype", list(PRECISIONS))
+@pytest.mark.parametrize("blocking", GRAM_TESTED, ids=str)
+@pytest.mark.parametrize("shape", [(1, 5), (33, 40), (2, 77, 24), (2, 2, 64, 16), (100, 16)], ids=str)
+def test_a_gram_matrix_by_its_lower_triangle(
+    shape: tuple[int, ...], blocking: Blocking, dtype: torch.dtype, layout: str
+) -> None:
+    """Every entry is stored, the lower ones as the full product has them."""
+    G = gaussian(*shape)
+    words = split(G if layout == "rows" else G.mT.contiguous().mT, dtype)
+    D = split_gram(words, alpha=-0.5, promote_k=16, blocking=blocking)
+    full = split_product(words, words.mT, alpha=-0.5, promote_k=16, blocking=blocking)
+    assert torch.equal(D, D.mT)
+    assert torch.equal(D.tril(), full.tril())
+    assert (
+        error(D, -0.5 * G.double() @ G.double().mT) < 4 * SLACK[dtype] * get_precision(PRECISIONS[dtype]).unit_roundoff
+    )
+
+
 def test_bad_operands() -> None:
     A, B = split(gaussian(8, 4), torch.float16), split(gaussian(4, 6), torch.float16)
     with pytest.raises(InvalidInputError, match=r"A must be float32 .* got torch\.float16"):
@@ -161,6 +184,8 @@ def test_bad_operands() -> None:
         split(gaussian(8, 4), torch.float64)
     with pytest.raises(InvalidInputError, match=r"got \(8, 4\) torch\.float16 and \(8, 4\) torch\.float16"):
         split_product(A, A)
+    with pytest.raises(InvalidInputError, match="tiles must be as high as wide"):
+        split_gram(A, blocking=TINY)
     with pytest.raises(InvalidInputError, match=r"C must be float32 \(8, 6\), got torch\.float32 \(6, 8\)"):
         split_product(A, B, gaussian(6, 8))
 
@@ -179,11 +204,21 @@ def test_small_matrices_take_small_tiles(n: int, batches: int, rows: int, column
     assert (blocking.rows, blocking.columns) == (rows, columns)
 
 
+@pytest.mark.parametrize(
+    ("n", "batches", "rows", "columns"),
+    [(512, 1, 64, 64), (1024, 1, 128, 64), (2048, 1, 64, 64), (1024, 16, 128, 128)],
+)
+def test_gram_matrices_take_the_tiles_that_fill_waves(n: int, batches: int, rows: int, columns: int) -> None:
+    """n = 2048 has 136 tiles of 128 x 128, two waves, and 528 of 64 x 64, four waves at 0.39."""
+    blocking = choose_blocking(n, n, batches, processors=H100, tiles="lower")
+    assert (blocking.rows, blocking.columns) == (rows, columns)
+
+
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every launch of a kernel, by name."""
     made: list[str] = []
-    for name in ("split", "split_product"):
+    for name in ("split", "split_gram", "split_product"):
         kernel = getattr(triton_split_ops, name)
 
         def counted(
@@ -206,7 +241,8 @@ def test_one_step_agrees_with_the_torch_backend(dtype: torch.dtype, launches: li
         B = ops.symmetric_quadratic(A, 0.5, -1.5, 0.7)
         results.append((A, B, ops.symmetric_apply(B, X, beta=2.0), ops.symmetric_matmul(B, B), ops.matmul_wide(B, X)))
     # The Gram matrix and the squares split one operand.
-    assert (launches.count("split"), launches.count("split_product")) == (1 + 1 + 2 + 1 + 2, 5)
+    counts = [launches.count(name) for name in ("split", "split_gram", "split_product")]
+    assert counts == [1 + 1 + 2 + 1 + 2, 1, 4]
     for ours, theirs in zip(*results, strict=True):
         assert error(ours, theirs.double()) < SLACK[dtype] * 4 * precision.unit_roundoff
 
