@@ -12,7 +12,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from iroot.errors import InvalidInputError
 from iroot.graded_steps import WordStep
 from iroot.kernels.hopper import lacks_gluon
-from iroot.kernels.operands import OPERAND_DTYPES, TRITON_DTYPES, descriptor, empty_aligned, processors
+from iroot.kernels.operands import OPERAND_DTYPES, TRITON_DTYPES, descriptor, empty_aligned
 from iroot.kernels.rehearsal import on_grid
 from iroot.kernels.symmetric import device_programs
 from iroot.kernels.tiling import Tiling, schedule
@@ -96,17 +96,13 @@ def launch(call: Call, inputs: Inputs, outputs: Outputs, tiling: Tiling, *, chai
     chosen(call, inputs, outputs, tiling, chained=chained)
 
 
-MOST_WORD_WAVES = 1
-"""Tiles per multiprocessor up to which Gluon's kernel takes a launch: nothing hides a tile's epilogue there."""
-
-
 def is_for_gluon(call: Call, inputs: Inputs, outputs: Outputs, tiling: Tiling) -> bool:
-    """Whether `iroot.kernels.hopper_words` is taken: it can run, and its one program on a multiprocessor is enough."""
-    batches, n, _ = inputs.M.word.shape
-    device = inputs.M.word.device
-    if not takes_gluon(call, inputs, outputs, tiling) or lacks_gluon(device):
-        return False
-    return len(schedule(n, batches, tiling.block, tiling.tail)) <= MOST_WORD_WAVES * processors(device)
+    """Whether `iroot.kernels.hopper_words` is taken: wherever it can run.
+
+    Whole roots, p = 2, five steps, by it and by Triton: n = 1536 282 and 413 us, 2048 460 and 699, 3072 1329 and 1631,
+    4096 2824 and 3265, 8 x 1024 681 and 923, 16 x 1024 1248 and 1665 (H100, float16, 2026-11-23).
+    """
+    return takes_gluon(call, inputs, outputs, tiling) and not lacks_gluon(inputs.M.word.device)
 
 
 def takes_gluon(call: Call, inputs: Inputs, outputs: Outputs, tiling: Tiling) -> bool:

@@ -151,9 +151,7 @@ def test_one_wave_of_tiles_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = ((2048, TAIL), (2048, PLAIN), (1536, PLAIN), (1024, SMALL))  # 118, 136, 78 tiles
     assert not any(dispatched(*shape) for shape in shapes)  # for want of a Hopper GPU
     monkeypatch.setattr(word_launch, "lacks_gluon", lambda device: "")
-    for waves, expected in ((0, []), (1, [(2048, TAIL), (1536, PLAIN)]), (2, list(shapes[:3]))):
-        monkeypatch.setattr(word_launch, "MOST_WORD_WAVES", waves)
-        assert [shape for shape in shapes if dispatched(*shape)] == expected
+    assert [shape for shape in shapes if dispatched(*shape)] == list(shapes[:3])
 
 
 def by_both(form: Form) -> tuple[Outputs, Outputs]:
@@ -242,13 +240,13 @@ def test_whole_roots(monkeypatch: pytest.MonkeyPatch, p: int) -> None:
     A, exact = posed(2048, p)
     steps = word_steps(schedule_for(Design(p=p, lower=0.9e-4), target=2e-4, min_cushion=0.03))
     roots = []
-    for waves in (0, 1):
-        monkeypatch.setattr(word_launch, "MOST_WORD_WAVES", waves)
+    for reason in ("Triton's turn", ""):
+        monkeypatch.setattr(word_launch, "lacks_gluon", lambda device, reason=reason: reason)
         X = graded_root(A, torch.full((1, 1), 1.02, device=DEVICE), steps, p=p)
         assert torch.equal(X, X.mT)
         assert (X.double() - exact).norm() < 1e-3 * exact.norm()
         roots.append(X.double())
-    assert (roots[1] - roots[0]).norm() < 1e-4 * exact.norm()
+    assert (roots[1] - roots[0]).norm() < 1e-3 * exact.norm()
 
 
 @pytest.mark.gpu
@@ -259,7 +257,6 @@ def test_taken_in_graphs_and_compiled_before_its_launch(monkeypatch: pytest.Monk
     A, exact = posed(1536, 3)
     scale = torch.full((1, 1), 1.02, device=DEVICE)
     steps = word_steps(schedule_for(Design(p=3, lower=0.9e-4), target=2e-4, min_cushion=0.03))
-    monkeypatch.setattr(word_launch, "MOST_WORD_WAVES", 1)
     launches: list[object] = []
 
     def noted(kernel: object, grid: tuple[int, ...]) -> Callable[..., object]:

@@ -291,7 +291,12 @@ def test_capture_in_a_cuda_graph(spec: MethodSpec, precision: str, shape: tuple[
     with ops.arithmetic():
         expected = spec.function(Operands(A=A), ops, options)
         replayed = capture(lambda: spec.function(Operands(A=A), ops, options))
-    torch.testing.assert_close(replayed, expected, rtol=0, atol=0, equal_nan=True)
+    if precision in ("bf16", "fp16"):
+        # An eager call of this size is one kernel, a captured one a launch per product: other roundings.
+        moved, size = (replayed - expected).double().norm(), expected.double().norm()
+        assert moved <= 16.0 * ops.precision.unit_roundoff * size
+    else:
+        torch.testing.assert_close(replayed, expected, rtol=0, atol=0, equal_nan=True)
 
 
 def rotations(size: int, angle: float, smallest: float) -> Tensor:
