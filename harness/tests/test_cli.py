@@ -124,6 +124,11 @@ def test_a_gpu_plan_can_be_shown_without_a_gpu(capsys: pytest.CaptureFixture[str
     plan = json.loads(capsys.readouterr().out)
     assert plan["device"] == "cuda:0"
     assert plan["cases"][0]["case"]["mode"] == "graph"
+    for device, is_said in (("cuda", True), ("cpu", False)):
+        assert main(["bench", "run", *SWEEP, "--device", device, "--dry-run"]) == 0
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last.startswith("about ")
+        assert ("where kernels are not compiled yet" in last) is is_said
 
 
 def test_save_manifest(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
