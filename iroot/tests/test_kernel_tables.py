@@ -232,3 +232,20 @@ def test_shipped_tables_hold_for_the_present_kernels() -> None:
         assert table.identity.kernel_hash == kernel_hash(), (
             f"{path.name} is of other kernels: remove it, or measure anew on that GPU: {table.provenance.command}"
         )
+
+
+def imported(module: str) -> set[str]:
+    """The modules of `iroot.kernels` that one of them names, at its head or where it needs them."""
+    tree = ast.parse((Path(table_file.__file__).parent / f"{module}.py").read_text())
+    names = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    return {name.removeprefix("iroot.kernels.") for name in names if name.startswith("iroot.kernels.")}
+
+
+def test_the_hash_is_of_every_module_that_a_timed_kernel_is_made_of() -> None:
+    """Others launch, choose, or belong to operands that no table knows."""
+    others = {"families", "hopper", "rehearsal", "table_file", "tables", "tf32", "words"}
+    found, new = set[str](), {"symmetric", "multiply_add"}
+    while new:
+        found |= new
+        new = {name for module in new for name in imported(module)} - found - others
+    assert found == {name.removesuffix(".py") for name in table_file._SOURCES}
