@@ -13,9 +13,9 @@ import torch
 from kernel_shapes import Found, Shape, differing, distance, shapes
 from torch import Tensor
 
+from iroot.kernels.device_tiles import device_programs
 from iroot.kernels.graded_root import promoted
 from iroot.kernels.operands import empty_aligned
-from iroot.kernels.symmetric import device_programs
 from iroot.kernels.symmetric_sum import UNSCALED, Matrices, Scaling, SumTerms, empty_rows, triton_sums
 from iroot.kernels.tiling import GRADED_TILINGS, Tiling
 from iroot.kernels.word_launch import SQUARE, Call, Inputs, Outputs, Word, new_word, triton_launch

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from iroot.errors import InvalidInputError
 from iroot.graded_steps import WordStep
+from iroot.kernels.device_tiles import device_programs
 from iroot.kernels.operands import descriptor, empty_aligned, processors
 from iroot.kernels.rehearsal import on_grid, rehearse
-from iroot.kernels.symmetric import device_programs
 from iroot.kernels.tiling import GRADED_TILINGS, Tiling, choose_tiling
 from iroot.kernels.word_launch import (
     SQUARE,

@@ -29,12 +29,12 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from triton.language.extra.cuda import gdc_wait
 
+from iroot.kernels.device_tiles import device_programs
 from iroot.kernels.hopper_blocks import PANEL, WHOLE, blocks_of, total_of
 from iroot.kernels.hopper_epilogue import begin, end, finish
 from iroot.kernels.hopper_fetch import fetch, program_at
 from iroot.kernels.operands import processors
 from iroot.kernels.rehearsal import on_grid
-from iroot.kernels.symmetric import device_programs
 from iroot.kernels.symmetric_sum import (
     UNSCALED,
     Matrices,

@@ -22,12 +22,12 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from triton.language.extra.cuda import gdc_wait
 
+from iroot.kernels.device_tiles import device_programs
 from iroot.kernels.hopper_blocks import WHOLE, blocks_of, total_of
 from iroot.kernels.hopper_word_epilogue import finish
 from iroot.kernels.hopper_word_fetch import fetch
 from iroot.kernels.hopper_word_sums import multiply
 from iroot.kernels.rehearsal import on_grid
-from iroot.kernels.symmetric import device_programs
 from iroot.kernels.tiling import Tiling
 from iroot.kernels.word_launch import Call, Inputs, Outputs
 from iroot.kernels.words import PRODUCT, QUADRATIC, UPDATE

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from iroot.errors import InvalidInputError
+from iroot.kernels.device_tiles import device_programs
 from iroot.kernels.multiply_add import Blocking, choose_blocking
 from iroot.kernels.operands import OPERAND_DTYPES, TRITON_DTYPES, processors
 from iroot.kernels.rehearsal import rehearse
 from iroot.kernels.step_passes import Squared, apply, combine, normalised
-from iroot.kernels.symmetric import device_programs
 from iroot.kernels.symmetric_sum import UNSCALED, Matrices, Scaling, SumTerms, symmetric_sums
 from iroot.kernels.tiling import GRADED_TILINGS, Tiling, choose_tiling
 from iroot.odd_steps import FROBENIUS, Addends, OddStep, StepBound

@@ -24,6 +24,7 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from iroot.errors import InvalidInputError
+from iroot.kernels.device_tiles import device_programs
 from iroot.kernels.mainloop import accumulate, accumulate_wide
 from iroot.kernels.operands import (
     OPERAND_DTYPES,
@@ -38,6 +39,7 @@ from iroot.kernels.operands import (
     symmetric_operand,
 )
 from iroot.kernels.rehearsal import on_grid
+from iroot.kernels.symmetric_sum import Matrices, SumTerms, is_for_gluon
 from iroot.kernels.table_file import Kind, Shape
 from iroot.kernels.tables import tuned
 from iroot.kernels.tf32 import round_to_tf32
@@ -49,7 +51,6 @@ from iroot.kernels.tiling import (
     TILINGS,
     Tiling,
     choose_tiling,
-    schedule,
 )
 
 
@@ -246,8 +247,6 @@ def _timed_kind(A: Tensor, addend: Tensor | None, D: Tensor) -> Kind | None:
 
 def _sum_on_hopper(A: Operand, B: Operand, C: Tensor | None, D: Tensor, terms: Terms, tiling: Tiling) -> bool:
     """Whether the product is one that `iroot.kernels.hopper_sum` is the faster at, which has then been launched."""
-    from iroot.kernels.symmetric_sum import Matrices, SumTerms, is_for_gluon  # it has its tiles from here
-
     dtypes = {A.tensor.dtype, D.dtype, *([] if C is None else [C.dtype])}
     if dtypes not in ({torch.bfloat16}, {torch.float16}) or not (A.along_k and B.along_k) or tiling.promote_k:
         return False
@@ -329,9 +328,3 @@ def _check_terms(A: Tensor, terms: Terms) -> None:
     if scale is not None and (scale.dtype != torch.float32 or scale.shape != (*A.shape[:-2], 1, 1)):
         expected = (*A.shape[:-2], 1, 1)
         raise InvalidInputError(f"a scale must be float32 {expected}, got {scale.dtype} {tuple(scale.shape)}")
-
-
-@lru_cache(maxsize=256)
-def device_programs(n: int, batches: int, block: int, tail: int, device: torch.device) -> Tensor:
-    """`tiling.schedule` on `device`, (programs, 4) int32; uploaded once, so not first inside a graph capture."""
-    return torch.tensor(schedule(n, batches, block, tail), dtype=torch.int32, device=device)

@@ -26,11 +26,11 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from iroot.kernels.device_tiles import device_programs
 from iroot.kernels.hopper import lacks_gluon
 from iroot.kernels.mainloop import accumulate, accumulate_wide
 from iroot.kernels.operands import TRITON_DTYPES, descriptor, processors
 from iroot.kernels.rehearsal import on_grid
-from iroot.kernels.symmetric import device_programs
 from iroot.kernels.tiling import Tiling, schedule
 from iroot.kernels.words import total_of
 

@@ -11,10 +11,10 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from iroot.errors import InvalidInputError
 from iroot.graded_steps import WordStep
+from iroot.kernels.device_tiles import device_programs
 from iroot.kernels.hopper import lacks_gluon
 from iroot.kernels.operands import OPERAND_DTYPES, TRITON_DTYPES, descriptor, empty_aligned
 from iroot.kernels.rehearsal import on_grid
-from iroot.kernels.symmetric import device_programs
 from iroot.kernels.tiling import Tiling, schedule
 from iroot.kernels.words import PRODUCT, QUADRATIC, UPDATE, begin_kernel, word_kernel
 
