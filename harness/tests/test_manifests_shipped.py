@@ -16,11 +16,11 @@ from iroot.registry import TASKS, methods
 from iroot.table_files import shipped_tables
 
 KINDS: tuple[DeviceKind, ...] = ("cuda", "cpu")
-EVERY = [(name, kind) for name in ("accuracy", "production", "quick", "reference", "smoke") for kind in KINDS]
+EVERY = [(name, kind) for name in ("accuracy", "neighbours", "production", "quick", "reference", "smoke") for kind in KINDS]
 
 NOT_IN_QUICK = {"gram_apply", "solve"}
 """Tasks that the gate does without: `production` has them."""
-PARTIAL = ("accuracy", "reference")
+PARTIAL = ("accuracy", "neighbours", "reference")
 """Manifests of a question that not every task has."""
 
 
@@ -39,7 +39,7 @@ def has_unit(kind: DeviceKind, precision: str) -> bool:
 
 
 def test_the_shipped_manifests() -> None:
-    assert shipped_manifests() == ("accuracy", "production", "quick", "reference", "smoke")
+    assert shipped_manifests() == ("accuracy", "neighbours", "production", "quick", "reference", "smoke")
 
 
 @pytest.mark.parametrize("name", shipped_manifests())
@@ -62,6 +62,8 @@ def test_says_its_name_and_what_it_is_and_round_trips(name: str) -> None:
         ("production", "cpu", 150, 370),
         ("reference", "cuda", 60, 120),
         ("reference", "cpu", 10, 40),
+        ("neighbours", "cuda", 40, 60),
+        ("neighbours", "cpu", 8, 14),
         ("accuracy", "cuda", 1500, 2100),
         ("accuracy", "cpu", 900, 1300),
     ],
@@ -77,6 +79,7 @@ def test_number_of_cases(name: str, kind: DeviceKind, least: int, most: int) -> 
         ("quick", "cpu", 10, 90),
         ("quick", "cuda", 15, 120),
         ("production", "cuda", 35, 400),
+        ("neighbours", "cuda", 15, 120),
         ("accuracy", "cpu", 60, 120),
     ],
 )
