@@ -51,6 +51,35 @@ def gluon_sums(device: torch.device) -> Iterator[Found]:
         yield distance(squares.sum(-1)[:, None, None], D.cpu().double().square().sum((-2, -1), keepdim=True), 1e-5)
 
 
+def gluon_small_sums(device: torch.device) -> Iterator[Found]:
+    """Those in tiles of 64 x 64, one for each program and on the diagonal in pairs, as far as 132 tiles and beyond."""
+    from iroot.kernels.hopper_small_sum import hopper_small_sums
+
+    both = (SumTerms(P=0.7, T=-1.3, Z=0.6, identity=0.25), SumTerms(P=-0.4, T=0.9, Z=1.1, identity=-0.5))
+    tiling = GRADED_TILINGS[2]
+    for shape in (*shapes(device), *(replace(shape, n=1000) for shape in shapes(device)[:2])):
+        n, batch = shape.n, shape.batch
+        X, *others = (shape.draw(n, n, seed=seed) for seed in range(4))
+        X, (S, T, Z) = padded(X, shape), (padded(M + M.mT, shape) for M in others)
+        unit, norms = torch.full((batch,), 0.5, device=device), torch.full((batch, 9), 3.0, device=device)
+        first = Scaling(kind="first", norms=norms, unit=unit, margin=1.1)
+        later, limited = Scaling(kind="later", unit=unit), Scaling(kind="limited", norms=1e4 * norms)
+        addends: tuple[dict[str, Tensor], ...] = ({}, {"T": T}, {"Z": Z}, {"T": T, "Z": Z})
+        factors = ((S, S), (S, S.clone()))
+        forms = [(Matrices(M=M, N=N, **each), UNSCALED) for each in addends for M, N in factors]
+        forms += [(Matrices(M=X, N=X), limited), (Matrices(M=S, N=S, Z=Z), first)]
+        for index, (matrices, scaling) in enumerate([*forms, (Matrices(M=S, N=S, T=T, Z=Z), later)]):
+            sums = both[: 1 + index % 2] if matrices.M is not X else both[1:]
+            found, expected = ([empty_rows((batch, n, n), shape.dtype, device) for _ in sums] for _ in range(2))
+            hopper_small_sums(matrices, sums, tiling, found, scaling=scaling)
+            triton_sums(matrices, sums, tiling, expected, scaling=scaling)
+            yield from (differing(D, E.cpu()) for D, E in zip(found, expected, strict=True))
+        tiles = device_programs(n, 1, tiling.block, tiling.tail, device).shape[0]
+        squares, D = torch.empty(batch, tiles, device=device), empty_rows((batch, n, n), shape.dtype, device)
+        hopper_small_sums(Matrices(M=X, N=X), (SumTerms(),), tiling, [D], squares=squares)
+        yield distance(squares.sum(-1)[:, None, None], D.cpu().double().square().sum((-2, -1), keepdim=True), 1e-5)
+
+
 def padded(A: Tensor, shape: Shape) -> Tensor:
     """A on the device, as the products before would have left it."""
     batch, m, n = A.shape

@@ -15,7 +15,7 @@ from iroot.kernels.hopper_blocks import PANEL, WHOLE, place
 
 
 @gluon.jit
-def _sum(acc, T, Z, terms, HAS_T: gl.constexpr, HAS_Z: gl.constexpr):
+def weighted(acc, T, Z, terms, HAS_T: gl.constexpr, HAS_Z: gl.constexpr):
     """p acc + t T + z Z, in the order of `iroot.kernels.symmetric_sum`."""
     value = terms[0] * acc
     if HAS_T:
@@ -97,7 +97,7 @@ def _side(
         Z = turned.load(LAYOUT)
     # Every warp has read its part before another writes there.
     gl.thread_barrier()
-    value = _sum(acc, T, Z, terms, HAS_T, HAS_Z)
+    value = weighted(acc, T, Z, terms, HAS_T, HAS_Z)
     turned = turned._reinterpret(DTYPE, [TAIL, BLOCK], WHOLE)
     total = _send_tail(value, plain, turned, results[1], results[2], batch, row, col)
     if RESULTS > 1:
@@ -105,7 +105,7 @@ def _side(
         gl.static_assert(BLOCKS >= 2)
         plain = stages[2]._reinterpret(DTYPE, [BLOCKS, BLOCK, TAIL], staging[1].layout).index(0)
         turned = stages[2]._reinterpret(DTYPE, [BLOCKS, TAIL, BLOCK], WHOLE).index(1)
-        value = _sum(acc, T, Z, terms_2, HAS_T, HAS_Z)
+        value = weighted(acc, T, Z, terms_2, HAS_T, HAS_Z)
         _send_tail(value, plain, turned, results_2[1], results_2[2], batch, row, col)
     return total
 
@@ -127,7 +127,7 @@ def _panel(
     if HAS_Z:
         Z = staging[2].index(H).load(LAYOUT)
     gl.thread_barrier()
-    value = _sum(acc, T, Z, terms, HAS_T, HAS_Z)
+    value = weighted(acc, T, Z, terms, HAS_T, HAS_Z)
     turned = staging[2].index(H)._reinterpret(DTYPE, [PANEL, BLOCK], WHOLE)
     total = _send_panel(value, terms[3], plain, turned, results[0], batch, row, col, H, SQUARE)
     if RESULTS > 1:
@@ -135,7 +135,7 @@ def _panel(
         gl.static_assert(BLOCKS >= 2)
         plain = stages[0]._reinterpret(DTYPE, [BLOCKS, BLOCK, PANEL], WHOLE).index(H)
         turned = stages[1]._reinterpret(DTYPE, [BLOCKS, PANEL, BLOCK], WHOLE).index(H)
-        value = _sum(acc, T, Z, terms_2, HAS_T, HAS_Z)
+        value = weighted(acc, T, Z, terms_2, HAS_T, HAS_Z)
         _send_panel(value, terms_2[3], plain, turned, results_2[0], batch, row, col, H, SQUARE)
     return total
 

@@ -51,10 +51,10 @@ BLOCK_K, STAGES, WARPS = 64, 4, 8
 
 _PRODUCER_REGISTERS = 24
 
-_KINDS = {"unscaled": 0, "limited": 1, "first": 2, "later": 3}
-_LIMITED = gl.constexpr(_KINDS["limited"])
-_FIRST = gl.constexpr(_KINDS["first"])
-_LATER = gl.constexpr(_KINDS["later"])
+KINDS = {"unscaled": 0, "limited": 1, "first": 2, "later": 3}
+_LIMITED = gl.constexpr(KINDS["limited"])
+_FIRST = gl.constexpr(KINDS["first"])
+_LATER = gl.constexpr(KINDS["later"])
 
 _limit_of = gluon.jit(limit_of.fn)
 _unit_of = gluon.jit(unit_of.fn)
@@ -119,7 +119,7 @@ def _consume_tile(
 
 
 @gluon.jit
-def _scaled(
+def scaled(
     norms, unit, slot, tiles, count, margin, batch, terms, terms_2, SCALING: gl.constexpr, COUNT: gl.constexpr
 ):  # fmt: skip
     """The factors of a tile's sums, with the scalars that only the device knows."""
@@ -160,7 +160,7 @@ def _consume(
         slot = first + turn * stride
         batch, row, col, wide = tile
         tile = program_at(programs, slot + stride, total)
-        factors, factors_2 = _scaled(
+        factors, factors_2 = scaled(
             norms, unit, slot, tiles, count, margin, batch, terms, terms_2, SCALING, COUNT
         )  # fmt: skip
         if TAIL > 0:
@@ -286,7 +286,7 @@ def hopper_sums(
         ),
         squares, scaling.norms, scaling.unit, total, total // batches, scaling.count, scaling.margin,
         -(-depth // BLOCK_K), *sums[0].values, *sums[-1].values,
-        SCALING=_KINDS[scaling.kind], COUNT=power_of_two(scaling.count), BLOCK=block, TAIL=tail, STEP=BLOCK_K,
+        SCALING=KINDS[scaling.kind], COUNT=power_of_two(scaling.count), BLOCK=block, TAIL=tail, STEP=BLOCK_K,
         DEPTH=STAGES, REGISTERS=_PRODUCER_REGISTERS, OVERLAP=True, num_warps=WARPS, launch_pdl=True,
         # As in Triton's kernel, with which this one agrees bit for bit.
         enable_fp_fusion=False,

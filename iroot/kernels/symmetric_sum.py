@@ -295,6 +295,10 @@ def symmetric_sums(
         from iroot.kernels.hopper_sum import hopper_sums
 
         launch = hopper_sums
+    elif is_for_small_gluon(matrices, tiling):
+        from iroot.kernels.hopper_small_sum import hopper_small_sums
+
+        launch = hopper_small_sums
     launch(matrices, sums, tiling, outputs, scaling=scaling, squares=squares)
     return tuple(outputs)
 
@@ -316,6 +320,20 @@ def is_for_gluon(matrices: Matrices, tiling: Tiling) -> bool:
         return False
     tiles = len(schedule(n, batches, tiling.block, tiling.tail))
     return tiles <= MOST_WAVES * processors(device) or (matrices.addends == 2 and depth <= LONG_DEPTH)
+
+
+MOST_SMALL_WAVES = 0
+"""Tiles of 64 x 64 per multiprocessor up to which Gluon's kernel takes a launch in them. Of two programs on a
+multiprocessor each hides the other's epilogue, and then Triton's do as well."""
+
+
+def is_for_small_gluon(matrices: Matrices, tiling: Tiling) -> bool:
+    """Whether `iroot.kernels.hopper_small_sum` is taken: it can run, and is the faster one."""
+    batches, n, _ = matrices.M.shape
+    device = matrices.M.device
+    if tiling.block != 64 or tiling.tail or lacks_gluon(device):
+        return False
+    return len(schedule(n, batches, tiling.block, tiling.tail)) <= MOST_SMALL_WAVES * processors(device)
 
 
 def triton_sums(
