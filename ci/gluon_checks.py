@@ -15,7 +15,8 @@ from torch import Tensor
 
 from iroot.kernels.device_tiles import device_programs
 from iroot.kernels.graded_root import promoted
-from iroot.kernels.operands import empty_aligned
+from iroot.kernels.multiply_add import BLOCKINGS, triton_multiply_add
+from iroot.kernels.operands import empty_aligned, operand
 from iroot.kernels.symmetric_sum import UNSCALED, Matrices, Scaling, SumTerms, empty_rows, triton_sums
 from iroot.kernels.tiling import GRADED_TILINGS, Tiling
 from iroot.kernels.word_launch import SQUARE, Call, Inputs, Outputs, Word, new_word, triton_launch
@@ -78,6 +79,28 @@ def gluon_small_sums(device: torch.device) -> Iterator[Found]:
         squares, D = torch.empty(batch, tiles, device=device), empty_rows((batch, n, n), shape.dtype, device)
         hopper_small_sums(Matrices(M=X, N=X), (SumTerms(),), tiling, [D], squares=squares)
         yield distance(squares.sum(-1)[:, None, None], D.cpu().double().square().sum((-2, -1), keepdim=True), 1e-5)
+
+
+def gluon_products(device: torch.device) -> Iterator[Found]:
+    """Hopper's products with an addend bit for bit against Triton's: tiles of 256 and 128 columns, with u and without.
+
+    The last shape gives a program several tiles.
+    """
+    from iroot.kernels.hopper_apply import hopper_apply
+
+    many = Shape(n=520, batch=14, dtype=torch.float16, turned=False, device=device)
+    for shape in (*shapes(device), many):
+        n, batch = shape.n, shape.batch
+        sides = ((n, shape.depth), (shape.depth, n + 8), (n, n + 8))
+        A, B, C = (padded(shape.draw(*side, seed=seed), shape) for seed, side in enumerate(sides))
+        for blocking in BLOCKINGS[:2]:
+            for unit in (None, torch.linspace(0.5, 2.0, batch, device=device)):
+                found, expected = (empty_rows((batch, n, n + 8), shape.dtype, device) for _ in range(2))
+                hopper_apply((A, B, C), found, (0.5, -2.0), columns=blocking.columns, unit=unit)
+                triton_multiply_add(
+                    operand(A), operand(B.mT), operand(C), expected, (0.5, -2.0), blocking=blocking, unit=unit
+                )
+                yield differing(found, expected.cpu())
 
 
 def padded(A: Tensor, shape: Shape) -> Tensor:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import cycle
 
 import torch
-from gluon_checks import gluon_small_sums, gluon_sums, gluon_words
+from gluon_checks import gluon_products, gluon_small_sums, gluon_sums, gluon_words
 from kernel_shapes import Found, Shape, differing, distance, shapes
 from torch import Tensor
 
@@ -244,7 +244,7 @@ def separate_odd(device: torch.device) -> Iterator[Found]:
 
 def unable(name: str, device: torch.device) -> str:
     """Why a group of CHECKS cannot run on `device`; empty where it can."""
-    return lacks_gluon(device) if name in ("hopper_sum", "hopper_small_sum", "hopper_words") else ""
+    return lacks_gluon(device) if name.startswith("hopper_") else ""
 
 
 def odd_right(X: Tensor, G: Tensor, steps: tuple[OddStep, ...], bound: StepBound, *, slack: float) -> Found:
@@ -262,6 +262,6 @@ CHECKS: dict[str, Callable[[torch.device], Iterator[Found]]] = {
     "split_product": split_words, "graded_root": graded,
     "quantise": per_matrix, "quantise_rows": per_row, "scaled_result": results,
     "odd_persistent": persistent_odd, "odd_products": separate_odd, "hopper_sum": gluon_sums,
-    "hopper_words": gluon_words, "hopper_small_sum": gluon_small_sums,
+    "hopper_words": gluon_words, "hopper_apply": gluon_products, "hopper_small_sum": gluon_small_sums,
 }  # fmt: skip
 """By the module of `iroot.kernels` that launches them, where they can be left out."""

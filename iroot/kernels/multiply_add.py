@@ -20,10 +20,12 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from iroot.errors import InvalidInputError
 from iroot.kernels.families import HOPPER, Family
+from iroot.kernels.hopper import lacks_gluon
 from iroot.kernels.mainloop import place_in_strips
 from iroot.kernels.operands import (
     OPERAND_DTYPES,
     TRITON_DTYPES,
+    Operand,
     descriptor,
     empty_aligned,
     load_block,
@@ -56,17 +58,18 @@ class Blocking:
         return f"{self.rows}x{self.columns} k{self.block_k} w{self.warps} s{self.stages}"
 
 
-@triton.jit(do_not_specialize=["row_blocks", "column_blocks"])
+@triton.jit(do_not_specialize=["row_blocks", "column_blocks", "depth"])
 def _multiply_add_kernel(
     a,  # (batches, m, depth)
     b,  # (batches, n, depth) or, where it is stored along n, (batches, depth, n)
     c,  # (batches, m, n)
     d,  # (batches, m, n)
+    unit,  # (batches,) float32: u, or None for 1
     row_blocks, column_blocks, depth, alpha, beta,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
     A_ALONG_K: tl.constexpr, B_ALONG_K: tl.constexpr, DTYPE: tl.constexpr, OVERLAP: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """One tile per program."""
+    """d = sqrt(u) (alpha A B + beta C), one tile per program."""
     batch, row, col = place_in_strips(tl.program_id(0), row_blocks, column_blocks, GROUP)
     row *= ROWS
     col *= COLUMNS
@@ -75,6 +78,10 @@ def _multiply_add_kernel(
         gdc_wait()
         if EARLY:
             gdc_launch_dependents()
+    if unit is not None:
+        factor = tl.sqrt(tl.load(unit + batch))
+        alpha *= factor
+        beta *= factor
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     for k in range(0, depth, BLOCK_K):
         left = load_block(a, batch, row, k, ROWS, BLOCK_K, A_ALONG_K)
@@ -115,15 +122,65 @@ def multiply_add(
         )
     D = empty_aligned((A.shape[:-2].numel(), m, n), A.dtype, A.device)
     if D.numel():
-        _launch(A, B, C, D, (alpha, beta), blocking or default_blocking(D.shape, depth, D.dtype, D.device))
+        chosen = blocking or default_blocking(D.shape, depth, D.dtype, D.device)
+        launch_multiply_add((A, B, C), D, (alpha, beta), chosen)
     return D.reshape(*batch, m, n) if len(batch) != 1 else D
 
 
-def _launch(A: Tensor, B: Tensor, C: Tensor, D: Tensor, factors: tuple[float, float], blocking: Blocking) -> None:
-    rows, columns = blocking.rows, blocking.columns
+def launch_multiply_add(
+    operands: tuple[Tensor, Tensor, Tensor],
+    D: Tensor,
+    factors: tuple[float, float],
+    blocking: Blocking,
+    *,
+    unit: Tensor | None = None,
+) -> None:
+    """D = sqrt(u) (alpha A B + beta C).
+
+    Args:
+        operands: A, B and C, as of `multiply_add`.
+        D: (batches, m, n) in rows that `empty_aligned` or `empty_rows` laid out, not empty.
+        factors: alpha and beta.
+        blocking: kernel configuration; a kernel in Gluon takes the cut alone of it.
+        unit: (batches,) float32, u; None for 1.
+    """
+    A, B, C = operands
     left, right, addend = operand(A), operand(B.mT), operand(C)
     if not addend.along_k:
         addend = operand(C.contiguous())
+    if is_for_gluon(left, right, D, blocking):
+        # Gluon is experimental: its names are looked up where they are known to be.
+        from iroot.kernels.hopper_apply import hopper_apply
+
+        read = (left.tensor, right.tensor.mT, addend.tensor)
+        hopper_apply(read, D, factors, columns=blocking.columns, unit=unit)
+    else:
+        triton_multiply_add(left, right, addend, D, factors, blocking=blocking, unit=unit)
+
+
+def is_for_gluon(left: Operand, right: Operand, D: Tensor, blocking: Blocking) -> bool:
+    """Whether `iroot.kernels.hopper_apply` is taken: it can run, and is expected to be the faster one.
+
+    In several waves of tiles a program fetches the next one's operands during an epilogue.
+    """
+    if (blocking.rows, blocking.columns) != (128, 256) or not left.along_k or right.along_k or lacks_gluon(D.device):
+        return False
+    batches, m, n = D.shape
+    return batches * -(-m // blocking.rows) * -(-n // blocking.columns) > processors(D.device)
+
+
+def triton_multiply_add(
+    left: Operand,
+    right: Operand,
+    addend: Operand,
+    D: Tensor,
+    factors: tuple[float, float],
+    *,
+    blocking: Blocking,
+    unit: Tensor | None = None,
+) -> None:
+    """`launch_multiply_add` by this module's kernel; `right` is B^T, and `addend` is along its rows."""
+    rows, columns = blocking.rows, blocking.columns
     batches, m, n = D.shape
     row_blocks, column_blocks = triton.cdiv(m, rows), triton.cdiv(n, columns)
     overlap = D.device.type == "cuda"
@@ -132,9 +189,10 @@ def _launch(A: Tensor, B: Tensor, C: Tensor, D: Tensor, factors: tuple[float, fl
         right.descriptor(columns, blocking.block_k),
         addend.descriptor(rows, columns),
         descriptor(D, rows, columns),
+        unit,
         row_blocks,
         column_blocks,
-        A.shape[-1],
+        left.tensor.shape[-1],
         *factors,
         ROWS=rows,
         COLUMNS=columns,

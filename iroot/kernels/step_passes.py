@@ -6,7 +6,8 @@
     squares   sums of squares of G in float64, a part of it per program
     scale     X = unit / (margin ||G||_F + epsilon) G, rounded once
     combine   a polynomial p (u A)^2 + z u A + i I, where u needs A^2 itself: 1 / u = margin^2 ||A^2||_F^(1/2)
-    apply     X' = sqrt(u) (alpha B X + beta X)
+
+and, by the kernel of `iroot.kernels.multiply_add`, X' = sqrt(u) (alpha B X + beta X).
 
 G may have any strides; all else has contiguous rows. Whoever needs a sum adds the parts up in order.
 """
@@ -19,11 +20,10 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+from triton.language.extra.cuda import gdc_wait
 
-from iroot.kernels.mainloop import place_in_strips
-from iroot.kernels.multiply_add import Blocking
-from iroot.kernels.operands import TRITON_DTYPES, descriptor, load_block, processors
+from iroot.kernels.multiply_add import Blocking, launch_multiply_add
+from iroot.kernels.operands import TRITON_DTYPES, processors
 from iroot.kernels.rehearsal import on_grid
 from iroot.kernels.symmetric_sum import SumTerms, empty_rows, limit_of, power_of_two, unit_of
 from iroot.kernels.words import total_of
@@ -128,38 +128,6 @@ def combine_kernel(
     tl.store(out + place, tl.where(i == j, value + of_i, value).to(DTYPE), mask=inside)
 
 
-@triton.jit(do_not_specialize=["row_blocks", "column_blocks", "depth"])
-def apply_kernel(
-    b,  # (batches, m, m)
-    x,  # (batches, m, n) in blocks of the loop
-    addend, out,  # X and X', (batches, m, n) in tiles
-    unit,  # (batches,): u, or None for 1
-    row_blocks, column_blocks, depth, alpha, beta,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr, DTYPE: tl.constexpr,
-    OVERLAP: tl.constexpr, EARLY: tl.constexpr,
-):  # fmt: skip
-    """One tile per program."""
-    batch, row, col = place_in_strips(tl.program_id(0), row_blocks, column_blocks, GROUP)
-    row *= ROWS
-    col *= COLUMNS
-    if OVERLAP:
-        # Everything above may run while the previous kernel finishes; everything below reads what it wrote.
-        gdc_wait()
-        if EARLY:
-            gdc_launch_dependents()
-    if unit is not None:
-        factor = tl.sqrt(tl.load(unit + batch))
-        alpha *= factor
-        beta *= factor
-    total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for k in range(0, depth, BLOCK_K):
-        left = load_block(b, batch, row, k, ROWS, BLOCK_K, True)
-        right = load_block(x, batch, col, k, COLUMNS, BLOCK_K, False)
-        total = tl.dot(left, right.T, total)
-    value = alpha * total + beta * addend.load([batch, row, col]).reshape(ROWS, COLUMNS).to(tl.float32)
-    out.store([batch, row, col], value.to(DTYPE).reshape(1, ROWS, COLUMNS))
-
-
 def normalised(G: Tensor, bound: StepBound, dtype: torch.dtype) -> Tensor:
     """X = sqrt(m) G / (margin ||G||_F + epsilon), whatever the bound: A then has a mean diagonal of 1.
 
@@ -214,15 +182,6 @@ def apply(
     B: Tensor, X: Tensor, factors: tuple[float, float], blocking: Blocking, *, unit: Tensor | None = None
 ) -> Tensor:
     """sqrt(u) (alpha B X + beta X) for `factors` alpha and beta; u = 1 without a `unit` (batches,)."""
-    batches, m, n = X.shape
-    rows, columns, block_k = blocking.rows, blocking.columns, blocking.block_k
-    out = empty_rows((batches, m, n), X.dtype, X.device)
-    row_blocks, column_blocks = triton.cdiv(m, rows), triton.cdiv(n, columns)
-    overlap = X.device.type == "cuda"
-    on_grid(apply_kernel, (row_blocks * column_blocks * batches,))(
-        descriptor(B, rows, block_k), descriptor(X, block_k, columns), descriptor(X, rows, columns),
-        descriptor(out, rows, columns), unit, row_blocks, column_blocks, m, *factors,
-        ROWS=rows, COLUMNS=columns, BLOCK_K=block_k, GROUP=8, DTYPE=TRITON_DTYPES[X.dtype], OVERLAP=overlap,
-        EARLY=rows * columns <= 128 * 64, num_warps=blocking.warps, num_stages=blocking.stages, launch_pdl=overlap,
-    )  # fmt: skip
+    out = empty_rows((X.shape[0], X.shape[1], X.shape[2]), X.dtype, X.device)
+    launch_multiply_add((B, X, X), out, factors, blocking, unit=unit)
     return out

@@ -29,8 +29,8 @@ Kind = Literal["gram", "quadratic", "apply"]
 """A A^T, the same with an addend, and a product with an addend."""
 
 _SOURCES = (
-    "device_tiles.py", "hopper_blocks.py", "hopper_epilogue.py", "hopper_fetch.py", "hopper_sum.py", "mainloop.py",
-    "multiply_add.py", "operands.py", "symmetric.py", "symmetric_sum.py", "tiling.py",
+    "device_tiles.py", "hopper_apply.py", "hopper_blocks.py", "hopper_epilogue.py", "hopper_fetch.py", "hopper_sum.py",
+    "mainloop.py", "multiply_add.py", "operands.py", "symmetric.py", "symmetric_sum.py", "tiling.py",
     "diagonal_pairs.py", "hopper_small_sum.py",
 )  # fmt: skip
 """What decides the time of the kernels that tables know."""

@@ -1,0 +1,130 @@
+"""Gluon's products with an addend bit for bit against Triton's, on a Hopper GPU; without one, when they are taken."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from torch import Tensor
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+if DEVICE.type == "cpu":  # read when the kernels are defined, and again when they run
+    os.environ["TRITON_INTERPRET"] = "1"
+from iroot.kernels import multiply_add as products  # noqa: E402
+from iroot.kernels.hopper import lacks_gluon  # noqa: E402
+from iroot.kernels.multiply_add import (  # noqa: E402
+    BLOCKINGS,
+    Blocking,
+    is_for_gluon,
+    multiply_add,
+    triton_multiply_add,
+)
+from iroot.kernels.operands import Operand, empty_aligned, operand, processors  # noqa: E402
+from iroot.kernels.step_passes import apply  # noqa: E402
+from iroot.kernels.symmetric_sum import empty_rows  # noqa: E402
+
+WIDE, SQUARE = BLOCKINGS[:2]
+HALF, BRAIN = torch.float16, torch.bfloat16
+FACTORS = (0.5, -2.0)
+runs_gluon = pytest.mark.skipif(bool(lacks_gluon(DEVICE)), reason=lacks_gluon(DEVICE) or "it runs")
+
+
+def is_taken(batches: int, m: int, n: int, *, along_k: tuple[bool, bool] = (True, False), cut: Blocking = WIDE) -> bool:
+    """Shapes without memory."""
+    D = torch.empty(batches, m, n, dtype=HALF, device="meta")
+    left, right = (Operand(tensor=D, along_k=along) for along in along_k)
+    return is_for_gluon(left, right, D, cut)
+
+
+def test_several_waves_of_wide_tiles_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "lacks_gluon", lambda device: "")
+    assert processors(torch.device("meta")) == 132
+    assert is_taken(1, 2048, 8192)
+    assert is_taken(16, 1024, 1024)
+    assert not is_taken(1, 2048, 2048)  # 128 tiles
+    assert not is_taken(1, 2048, 8192, cut=SQUARE)
+    assert not is_taken(1, 2048, 8192, along_k=(True, True))
+    assert not is_taken(1, 2048, 8192, along_k=(False, False))
+    monkeypatch.setattr(products, "lacks_gluon", lambda device: "it is another GPU")
+    assert not is_taken(1, 2048, 8192)
+
+
+def test_an_application_is_a_product_with_an_addend() -> None:
+    """By Triton's kernel everywhere: u of a matrix of its own, or none."""
+    tiny = Blocking(rows=16, columns=32, block_k=16, warps=4, stages=2)
+    B, X = drawn(2, 40, 40, HALF, 0), drawn(2, 40, 70, HALF, 1)
+    unit = torch.tensor([0.25, 4.0], device=DEVICE)
+    for u in (None, unit):
+        factor = 1.0 if u is None else u.double().sqrt()[:, None, None]
+        exact = factor * (0.5 * B.double() @ X.double() - 2.0 * X.double())
+        assert (apply(B, X, FACTORS, tiny, unit=u).double() - exact).norm() < 5e-4 * exact.norm()
+
+
+def drawn(batch: int, m: int, n: int, dtype: torch.dtype, seed: int) -> Tensor:
+    generator = torch.Generator(device=DEVICE).manual_seed(seed)
+    A = torch.randn(batch, m, n, generator=generator, device=DEVICE) / n**0.5
+    return empty_rows((batch, m, n), dtype, DEVICE).copy_(A)
+
+
+def by_both(operands: tuple[Tensor, Tensor, Tensor], blocking: Blocking, unit: Tensor | None) -> tuple[Tensor, Tensor]:
+    from iroot.kernels.hopper_apply import hopper_apply
+
+    A, B, C = operands
+    shape = (C.shape[0], C.shape[1], C.shape[2])
+    found, expected = (empty_aligned(shape, C.dtype, DEVICE).fill_(torch.nan) for _ in range(2))
+    hopper_apply(operands, found, FACTORS, columns=blocking.columns, unit=unit)
+    triton_multiply_add(operand(A), operand(B.mT), operand(C), expected, FACTORS, blocking=blocking, unit=unit)
+    return found, expected
+
+
+@pytest.mark.gpu
+@runs_gluon
+@pytest.mark.parametrize("dtype", [HALF, BRAIN])
+@pytest.mark.parametrize("blocking", [WIDE, SQUARE], ids=str)
+@pytest.mark.parametrize(
+    ("batch", "m", "depth", "n"),
+    [
+        (1, 2048, 2048, 8192), (1, 2048, 2048, 2048), (16, 1024, 1024, 1024), (1, 1000, 1000, 3000),
+        (3, 768, 768, 1000), (7, 520, 520, 1048), (40, 200, 40, 300), (1, 130, 4000, 70), (1, 1, 1, 1),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_bit_for_bit_with_tritons_kernel(
+    batch: int, m: int, depth: int, n: int, blocking: Blocking, dtype: torch.dtype
+) -> None:
+    """In a wave that is not full, in one and in several, with rows, columns and depths that are not; ten launches."""
+    A, B, C = drawn(batch, m, depth, dtype, 0), drawn(batch, depth, n, dtype, 1), drawn(batch, m, n, dtype, 2)
+    for unit in (None, torch.linspace(0.5, 2.0, batch, device=DEVICE)):
+        for _ in range(10):
+            found, expected = by_both((A, B, C), blocking, unit)
+            assert torch.equal(found, expected)
+    factor = torch.linspace(0.5, 2.0, batch, device=DEVICE).double().sqrt()[:, None, None]
+    exact = factor * (0.5 * A.double() @ B.double() - 2.0 * C.double())
+    assert (found.double() - exact).norm() <= torch.finfo(dtype).eps * exact.norm()
+
+
+@pytest.mark.gpu
+@runs_gluon
+def test_taken_in_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    from iroot.kernels import hopper_apply
+
+    A, B, C = drawn(1, 2048, 2048, BRAIN, 0), drawn(1, 2048, 8192, BRAIN, 1), drawn(1, 2048, 8192, BRAIN, 2)
+    launches: list[int] = []
+    launch = hopper_apply.hopper_apply
+
+    def noted(*arguments: object, **named: object) -> None:
+        launches.append(1)
+        launch(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(hopper_apply, "hopper_apply", noted)
+    multiply_add(A, B, C, alpha=0.5, beta=-2.0, blocking=WIDE)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = multiply_add(A, B, C, alpha=0.5, beta=-2.0, blocking=WIDE)
+    assert launches == [1, 1]
+    _, expected = by_both((A, B, C), WIDE, None)
+    for _ in range(3):
+        captured.fill_(torch.nan)
+        graph.replay()
+        assert torch.equal(captured[0], expected[0])
