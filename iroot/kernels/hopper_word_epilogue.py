@@ -19,10 +19,11 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 from iroot.kernels.hopper_blocks import WHOLE, place
 from iroot.kernels.words import PRODUCT, QUADRATIC, UPDATE
 
-_HALF_ROWS = gl.constexpr(gl.NVMMASharedLayout(swizzle_byte_width=64, element_bitwidth=16, rank=2))
-_SINGLE = gl.constexpr(gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=32, rank=2))
+HALF_ROWS = gl.constexpr(gl.NVMMASharedLayout(swizzle_byte_width=64, element_bitwidth=16, rank=2))
+SINGLE = gl.constexpr(gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=32, rank=2))
 _PART = gl.constexpr(gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, 64, 16]))
-_ROWS = gl.constexpr(gl.SliceLayout(1, _PART.value))
+ROW_SUMS = gl.constexpr(gl.SliceLayout(1, _PART.value))
+"""Of sums over the rows of a slice of any width."""
 
 
 @gluon.jit
@@ -58,11 +59,11 @@ def _first_products(x, y):
 @gluon.jit
 def _row_sums(x, y):
     """Sums of x * y over rows, laid out alike for slices of every width."""
-    return gl.convert_layout(gl.sum(_first_products(x, y), 1), _ROWS, assert_trivial=True)
+    return gl.convert_layout(gl.sum(_first_products(x, y), 1), ROW_SUMS, assert_trivial=True)
 
 
 @gluon.jit
-def _add_sums(
+def add_sums(
     word, p, operand_2, extra, sums, i, j, diagonal,
     HAS_Q: gl.constexpr, HAS_V: gl.constexpr, DTYPE: gl.constexpr, MEETS: gl.constexpr, ABOVE: gl.constexpr,
 ):  # fmt: skip
@@ -113,6 +114,31 @@ def _send(word, plain, turned, out, mirror, batch, row, col, i, j, diagonal, MEE
 
 
 @gluon.jit
+def value_of(
+    part, p, operand_2, extra, sums, i, j, row, n, terms, mean, diagonal,
+    KIND: gl.constexpr, FINAL: gl.constexpr, HAS_Q: gl.constexpr, MEETS: gl.constexpr,
+):  # fmt: skip
+    """outer (alpha acc + beta P + gamma Q + eta R) at rows i and columns j of a tile; what a diagonal's sums lost."""
+    alpha, beta, gamma, eta, on_diagonal, outer = terms
+    value = alpha * part + beta * p.to(gl.float32)
+    if HAS_Q:
+        value += gamma * operand_2.load(part.type.layout).to(gl.float32)
+    if KIND == UPDATE:
+        value += eta * extra.load(part.type.layout)
+    if MEETS and diagonal:
+        on = (i == j) & (row + i < n)
+        value = gl.where(on, value + on_diagonal, value)
+        if KIND == UPDATE:
+            norm, with_p, with_v, lost = sums
+            of_rows = gl.sum(gl.where(on, mean - alpha * part, 0.0), 1)
+            lost += gl.convert_layout(of_rows, ROW_SUMS, assert_trivial=True)
+            sums = (norm, with_p, with_v, lost)
+    if FINAL:
+        value *= outer
+    return value, sums
+
+
+@gluon.jit
 def _slice(
     part, operand_1, operand_2, extra, plain, turned, out, mirror, rest_out, sums, batch, row, col, n,
     terms, mean, diagonal,
@@ -123,30 +149,18 @@ def _slice(
 
     diagonal: of the tile; MEETS, ABOVE: this slice would meet it, or lie above it, then.
     """
-    alpha, beta, gamma, eta, on_diagonal, outer = terms
     LAYOUT: gl.constexpr = part.type.layout
     i = gl.arange(0, part.shape[0], layout=gl.SliceLayout(1, LAYOUT))[:, None]
     j = gl.arange(0, part.shape[1], layout=gl.SliceLayout(0, LAYOUT))[None, :]
     p = extra.load(LAYOUT) if KIND == QUADRATIC else operand_1.load(LAYOUT)
-    value = alpha * part + beta * p.to(gl.float32)
-    if HAS_Q:
-        value += gamma * operand_2.load(LAYOUT).to(gl.float32)
-    if KIND == UPDATE:
-        value += eta * extra.load(LAYOUT)
-    if MEETS and diagonal:
-        on = (i == j) & (row + i < n)
-        value = gl.where(on, value + on_diagonal, value)
-        if KIND == UPDATE:
-            norm, with_p, with_v, lost = sums
-            lost += gl.sum(gl.where(on, mean - alpha * part, 0.0), 1)
-            sums = (norm, with_p, with_v, lost)
-    if FINAL:
-        value *= outer
+    value, sums = value_of(
+        part, p, operand_2, extra, sums, i, j, row, n, terms, mean, diagonal, KIND, FINAL, HAS_Q, MEETS
+    )  # fmt: skip
     if KIND == UPDATE:
         extra.store(value)
     word = value.to(out.dtype)
     if not FINAL:
-        sums = _add_sums(word, p, operand_2, extra, sums, i, j, diagonal, HAS_Q, HAS_V, DTYPE, MEETS, ABOVE)
+        sums = add_sums(word, p, operand_2, extra, sums, i, j, diagonal, HAS_Q, HAS_V, DTYPE, MEETS, ABOVE)
     _send(word, plain, turned, out, mirror, batch, row, col, i, j, diagonal, MEETS, ABOVE)
     if KIND == UPDATE:
         tma.async_copy_shared_to_global(rest_out, [batch, row, col], place(extra, rest_out))
@@ -158,8 +172,8 @@ def _e_of(own, full, step, side: gl.constexpr, KIND: gl.constexpr, DEPTH: gl.con
     """This group's slice of E, once it is in the stage that `step` uses; of a tail's 32 columns where `side`."""
     DTYPE: gl.constexpr = own.dtype if KIND == PRODUCT else gl.float32
     COLUMNS: gl.constexpr = 32 if side else 64
-    NARROW: gl.constexpr = _HALF_ROWS if side else WHOLE
-    LAYOUT: gl.constexpr = NARROW if KIND == PRODUCT else _SINGLE
+    NARROW: gl.constexpr = HALF_ROWS if side else WHOLE
+    LAYOUT: gl.constexpr = NARROW if KIND == PRODUCT else SINGLE
     PER_STAGE: gl.constexpr = (2 if side else 1) * (2 if KIND == PRODUCT else 1)
     stage = step % DEPTH
     extra = own._reinterpret(DTYPE, [DEPTH * PER_STAGE, 64, COLUMNS], LAYOUT).index(stage * PER_STAGE)
@@ -184,10 +198,10 @@ def finish(
     DTYPE: gl.constexpr = a.dtype
     DEPTH: gl.constexpr = b.shape[0]
     own = a if GROUP == 0 else b
-    norm = gl.zeros([64], gl.float32, _ROWS)
-    with_p = gl.zeros([64], gl.float32, _ROWS)
-    with_v = gl.zeros([64], gl.float32, _ROWS)
-    lost = gl.zeros([64], gl.float32, _ROWS)
+    norm = gl.zeros([64], gl.float32, ROW_SUMS)
+    with_p = gl.zeros([64], gl.float32, ROW_SUMS)
+    with_v = gl.zeros([64], gl.float32, ROW_SUMS)
+    lost = gl.zeros([64], gl.float32, ROW_SUMS)
     sums = (norm, with_p, with_v, lost)
     halves = head.reshape([64, 2, 64]).permute((0, 2, 1)).split()
     for h in gl.static_range(2):
@@ -200,8 +214,8 @@ def finish(
         if HAS_E:
             extra = _e_of(own, full, total + h, False, KIND, DEPTH)
         if FINAL:
-            plain = a._reinterpret(gl.float32, [DEPTH, 64, 64], _SINGLE).index(2 * GROUP + h)
-            turned = b._reinterpret(gl.float32, [DEPTH, 64, 64], _SINGLE).index(2 * GROUP + h)
+            plain = a._reinterpret(gl.float32, [DEPTH, 64, 64], SINGLE).index(2 * GROUP + h)
+            turned = b._reinterpret(gl.float32, [DEPTH, 64, 64], SINGLE).index(2 * GROUP + h)
         sums = _slice(
             part, operand_1, operand_2, extra, plain, turned, out, out, rest_out, sums,
             batch, row, col + 64 * h, n, terms, mean, diagonal,
@@ -214,8 +228,8 @@ def finish(
         if HAS_E:
             extra_side = _e_of(own, full, total + 2, True, KIND, DEPTH)
         if FINAL:
-            plain_side = b_tail._reinterpret(gl.float32, [DEPTH // 2, 64, 32], _SINGLE).index(GROUP)
-            turned_side = buf_1.index(GROUP)._reinterpret(gl.float32, [32, 64], _SINGLE)
+            plain_side = b_tail._reinterpret(gl.float32, [DEPTH // 2, 64, 32], SINGLE).index(GROUP)
+            turned_side = buf_1.index(GROUP)._reinterpret(gl.float32, [32, 64], SINGLE)
         else:
             plain_side = operand_1_side
             turned_side = operand_2_side._reinterpret(DTYPE, [32, 64], WHOLE)

@@ -43,12 +43,12 @@ _GROUP_REGISTERS = gl.constexpr(240)
 _PRODUCER_REGISTERS = gl.constexpr(24)
 
 _HALF_ROWS = gl.constexpr(gl.NVMMASharedLayout(swizzle_byte_width=64, element_bitwidth=16, rank=2))
-_EXCHANGE = gl.constexpr(gl.SwizzledSharedLayout(vec=1, per_phase=1, max_phase=1, order=[0]))
+EXCHANGE = gl.constexpr(gl.SwizzledSharedLayout(vec=1, per_phase=1, max_phase=1, order=[0]))
 _LINE = gl.constexpr(gl.BlockedLayout([1], [32], [4], [0]))
 
 
 @gluon.jit
-def _scalars(
+def scalars(
     shifts, trace_sums, left_errors, scale, batch, terms, blocks, n, coefficients,
     KIND: gl.constexpr, BOTH: gl.constexpr, FINAL: gl.constexpr, HAS_Q: gl.constexpr, HAS_TRACE: gl.constexpr,
     COUNT: gl.constexpr, BLOCKS: gl.constexpr,
@@ -101,9 +101,9 @@ def _scalars(
 
 
 @gluon.jit
-def _leave_sums(
+def leave_sums(
     sums, exchange, meeting, errors, tile_sums, slot, batch, row, blocks, diagonal,
-    KIND: gl.constexpr, HAS_V: gl.constexpr, GROUP: gl.constexpr,
+    KIND: gl.constexpr, HAS_V: gl.constexpr, BLOCK: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
     """Both groups' sums over the tile: the second hands its own to the first, which stores them."""
     norm, with_p, with_v, lost = sums
@@ -133,7 +133,7 @@ def _leave_sums(
             gl.store(v_sums + slot + one, sum_v + exchange.index(2).load(_LINE), mask=one < 1)
         if KIND == UPDATE and diagonal:
             both = sum_lost + exchange.index(3).load(_LINE)
-            gl.store(errors + batch * blocks + row // 128 + one, both, mask=one < 1)
+            gl.store(errors + batch * blocks + row // BLOCK + one, both, mask=one < 1)
 
 
 @gluon.jit
@@ -147,7 +147,7 @@ def _consume(
     """A group's part of a program: rows 64 GROUP to 64 GROUP + 63 of its tile."""
     if OVERLAP:
         gdc_wait()
-    factors, mean, shift = _scalars(
+    factors, mean, shift = scalars(
         shifts, trace_sums, left_errors, scale, batch, terms, blocks, n, coefficients,
         KIND, BOTH, FINAL, HAS_Q, HAS_TRACE, COUNT, BLOCKS,
     )  # fmt: skip
@@ -173,8 +173,8 @@ def _consume(
         diagonal, KIND, FINAL, HAS_Q, HAS_V, HAS_E, TAIL, GROUP,
     )  # fmt: skip
     if not FINAL:
-        _leave_sums(
-            sums, exchange, meeting, errors, tile_sums, slot, batch, row, blocks, diagonal, KIND, HAS_V, GROUP
+        leave_sums(
+            sums, exchange, meeting, errors, tile_sums, slot, batch, row, blocks, diagonal, KIND, HAS_V, 128, GROUP
         )  # fmt: skip
         if GROUP == 0 and slot % tiles == 0:
             gl.store(shifts[2] + batch, shift)
@@ -232,7 +232,7 @@ def hopper_word_kernel(
         b_tail = gl.allocate_shared_memory(DTYPE, [DEPTH, 32, 64], WHOLE)
         first_tail = gl.allocate_shared_memory(DTYPE, [2, 64, 32], _HALF_ROWS)
         second_tail = gl.allocate_shared_memory(DTYPE, [2, 64, 32], _HALF_ROWS)
-    exchange = gl.allocate_shared_memory(gl.float32, [4, 32], _EXCHANGE)
+    exchange = gl.allocate_shared_memory(gl.float32, [4, 32], EXCHANGE)
     full = gl.allocate_shared_memory(gl.int64, [DEPTH, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [DEPTH, 1], mbarrier.MBarrierLayout())
     others = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())

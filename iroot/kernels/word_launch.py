@@ -59,6 +59,9 @@ class Call:
 SQUARE = Call(kind=PRODUCT.value)
 """M N as it is."""
 
+SMALL_TILES = False
+"""Whether tiles of 64 x 64 take Gluon's kernel on a Hopper GPU: not before it is measured to be faster there."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
@@ -90,28 +93,33 @@ def launch(call: Call, inputs: Inputs, outputs: Outputs, tiling: Tiling, *, chai
     chosen = triton_launch
     if is_for_gluon(call, inputs, outputs, tiling):
         # Gluon is experimental: its names are looked up where they are known to be.
+        from iroot.kernels.hopper_small_words import hopper_small_word
         from iroot.kernels.hopper_words import hopper_word
 
-        chosen = hopper_word
+        chosen = hopper_small_word if tiling.block == 64 else hopper_word
     chosen(call, inputs, outputs, tiling, chained=chained)
 
 
 def is_for_gluon(call: Call, inputs: Inputs, outputs: Outputs, tiling: Tiling) -> bool:
-    """Whether `iroot.kernels.hopper_words` is taken: wherever it can run.
+    """Whether one of Gluon's kernels is taken: in tiles of 128 wherever it can run, in small ones by SMALL_TILES.
 
     Whole roots, p = 2, five steps, by it and by Triton: n = 1536 282 and 413 us, 2048 460 and 699, 3072 1329 and 1631,
     4096 2824 and 3265, 8 x 1024 681 and 923, 16 x 1024 1248 and 1665 (H100, float16, 2026-11-23).
     """
+    if tiling.block == 64 and not SMALL_TILES:
+        return False
     return takes_gluon(call, inputs, outputs, tiling) and not lacks_gluon(inputs.M.word.device)
 
 
 def takes_gluon(call: Call, inputs: Inputs, outputs: Outputs, tiling: Tiling) -> bool:
-    """Whether `iroot.kernels.hopper_words` has this form of the product: its tiles, its sums and its operands.
+    """Whether `iroot.kernels.hopper_words`, or `hopper_small_words` in tiles of 64, has this form of the product.
 
-    It has none for a root of one step, an update of Y by its own square, a quadratic of two words, a partner of
+    There is none for a root of one step, an update of Y by its own square, a quadratic of two words, a partner of
     anything but a product, and two words beside a final result: all but the first are of no call of `graded_root`.
     """
-    if tiling.block != 128 or tiling.tail not in (0, 32) or (tiling.promote_k != 32 and tiling.promote_k % 64):
+    if tiling.tail not in {128: (0, 32), 64: (0,)}.get(tiling.block, ()):
+        return False
+    if tiling.promote_k != 32 and tiling.promote_k % 64:
         return False
     is_square, is_product, is_final = inputs.M.word is inputs.N.word, call.kind == PRODUCT.value, outputs.word is None
     if is_final and not is_product:

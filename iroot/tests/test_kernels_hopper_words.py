@@ -133,7 +133,7 @@ def test_what_a_root_takes_has_a_kernel() -> None:
 
 
 def test_other_tiles_sums_and_operands_have_none() -> None:
-    for tiling in (SMALL, replace(TAIL, tail=64), promoted(TAIL, 16), replace(TAIL, promote_k=96)):
+    for tiling in (replace(SMALL, tail=16), replace(TAIL, tail=64), promoted(TAIL, 16), replace(TAIL, promote_k=96)):
         assert not taken(form(UPDATE_CALL, tiling))
     assert not taken(replace(form(QUADRATIC_CALL, square=True), final=True))  # a root of one step
     assert not taken(form(QUADRATIC_CALL))
