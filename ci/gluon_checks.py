@@ -66,7 +66,7 @@ def gluon_small_sums(device: torch.device) -> Iterator[Found]:
         first = Scaling(kind="first", norms=norms, unit=unit, margin=1.1)
         later, limited = Scaling(kind="later", unit=unit), Scaling(kind="limited", norms=1e4 * norms)
         addends: tuple[dict[str, Tensor], ...] = ({}, {"T": T}, {"Z": Z}, {"T": T, "Z": Z})
-        factors = ((S, S), (S, S.clone()))
+        factors = ((S, S), (S, padded(S, shape)))
         forms = [(Matrices(M=M, N=N, **each), UNSCALED) for each in addends for M, N in factors]
         forms += [(Matrices(M=X, N=X), limited), (Matrices(M=S, N=S, Z=Z), first)]
         for index, (matrices, scaling) in enumerate([*forms, (Matrices(M=S, N=S, T=T, Z=Z), later)]):
