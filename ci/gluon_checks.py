@@ -134,6 +134,45 @@ def gluon_words(device: torch.device) -> Iterator[Found]:
         yield differing(finals[0], finals[1].cpu())
 
 
+def gluon_small_words(device: torch.device) -> Iterator[Found]:
+    """Hopper's products of words in tiles of 64 x 64: shifts bit for bit, all else to the order of float32 sums."""
+    from iroot.kernels.hopper_small_words import SHARES, hopper_small_word
+
+    tiling, lengths = GRADED_TILINGS[2], cycle((512, 128, 64, 32))
+    for shape, share in zip(shapes(device), cycle(SHARES), strict=False):
+        for call, inputs in word_products(shape, tiling):
+            of_update = call.kind == UPDATE.value
+            cut = promoted(tiling, next(lengths)) if of_update else tiling
+            found, expected = (new_word(inputs.M.word, cut, rest=of_update) for _ in range(2))
+            triton_launch(call, inputs, Outputs(word=expected), cut)
+            hopper_small_word(call, inputs, Outputs(word=found), cut, share=share)
+            yield from alike_words(found, expected)
+        X, B = drawn_word(shape, tiling, seed=0), drawn_word(shape, tiling, seed=1)
+        scale = torch.full((shape.batch,), 1.7, device=device)
+        finals = [empty_aligned((shape.batch, shape.n, shape.n), torch.float32, device) for _ in range(2)]
+        for launch, final in zip((hopper_small_word, triton_launch), finals, strict=True):
+            outputs = Outputs(final=final, scale=scale, p=2)
+            launch(Call(kind=PRODUCT.value, factor=0.9), Inputs(M=X, N=B, trace=None), outputs, tiling)
+        yield distance(finals[0], finals[1].cpu().double(), 1e-6)
+
+
+def alike_words(found: Word, expected: Word) -> Iterator[Found]:
+    """Words, R and sums of which a few elements round differently."""
+    yield differing(found.shift, expected.shift.cpu())
+    yield differing(found.word, found.word.mT.cpu())
+    yield distance(found.word, expected.word.cpu().double(), 0.1 * torch.finfo(found.word.dtype).eps)
+    if found.rest is not None and expected.rest is not None:
+        yield distance(found.rest.tril(), expected.rest.cpu().double().tril(), 1e-6)
+    if found.errors is not None and expected.errors is not None:
+        lost = (found.errors.cpu().double() - expected.errors.cpu().double()).abs()
+        yield Found(error=lost.nan_to_num(nan=float("inf")).max().item(), allowed=1e-5)
+    # A word's last bit differs now and then, where the words before it were the same.
+    size = expected.sums.norm.cpu().double().amax()
+    for mine, right in ((found.sums.norm, expected.sums.norm), (found.sums.with_p, expected.sums.with_p)):
+        off = ((mine.cpu().double() - right.cpu().double()).abs() / size).nan_to_num(nan=float("inf"))
+        yield Found(error=off.max().item(), allowed=1e-4)
+
+
 def word_products(shape: Shape, tiling: Tiling) -> Iterator[tuple[Call, Inputs]]:
     """Every product that a graded root is made of but the last one; updates with sums of four lengths."""
     X, B, Y, V = (drawn_word(shape, tiling, seed=seed) for seed in range(4))
