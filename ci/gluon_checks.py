@@ -17,6 +17,9 @@ from iroot.kernels.device_tiles import device_programs
 from iroot.kernels.graded_root import promoted
 from iroot.kernels.multiply_add import BLOCKINGS, triton_multiply_add
 from iroot.kernels.operands import empty_aligned, operand
+from iroot.kernels.split_product import BLOCKINGS as SPLIT_BLOCKINGS
+from iroot.kernels.split_product import posed, triton_split
+from iroot.kernels.split_words import split
 from iroot.kernels.symmetric_sum import UNSCALED, Matrices, Scaling, SumTerms, empty_rows, triton_sums
 from iroot.kernels.tiling import GRADED_TILINGS, Tiling
 from iroot.kernels.word_launch import SQUARE, Call, Inputs, Outputs, Word, new_word, triton_launch
@@ -132,6 +135,27 @@ def gluon_words(device: torch.device) -> Iterator[Found]:
             outputs = Outputs(final=final, scale=scale, p=2)
             launch(Call(kind=PRODUCT.value, factor=0.9), Inputs(M=X, N=B, trace=None), outputs, tiling)
         yield differing(finals[0], finals[1].cpu())
+
+
+def gluon_split(device: torch.device) -> Iterator[Found]:
+    """Hopper's products of two words each bit for bit: square and not, B stored either way, with C and without."""
+    from iroot.kernels.hopper_split import hopper_split
+
+    wide, narrow = (blocking for blocking in SPLIT_BLOCKINGS if blocking.rows == 128)
+    for shape, blocking in zip(shapes(device), cycle((wide, narrow)), strict=False):
+        for n in (shape.n, shape.n + 72):
+            sides = ((shape.n, shape.depth), (shape.depth, n), (shape.n, n))
+            A, B, C = (shape.draw(*side, seed=seed).to(device) for seed, side in enumerate(sides))
+            left, right, turned = (split(M, shape.dtype) for M in (A, B, B.mT.contiguous().mT))
+            for words, addend, promote_k in ((right, C, 128), (right, None, 0), (turned, C, 0), (turned, None, 128)):
+                found, expected = (
+                    posed(left, words, addend, empty_aligned((shape.batch, shape.n, n), torch.float32, device),
+                          (0.7, -1.3), promote_k)
+                    for _ in range(2)
+                )  # fmt: skip
+                hopper_split(found, blocking)
+                triton_split(expected, blocking, "all")
+                yield differing(found.D, expected.D.cpu())
 
 
 def gluon_small_words(device: torch.device) -> Iterator[Found]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import cycle
 
 import torch
-from gluon_checks import gluon_products, gluon_small_sums, gluon_small_words, gluon_sums, gluon_words
+from gluon_checks import gluon_products, gluon_small_sums, gluon_small_words, gluon_split, gluon_sums, gluon_words
 from kernel_shapes import Found, Shape, differing, distance, shapes
 from torch import Tensor
 
@@ -27,7 +27,8 @@ from iroot.kernels.quantise import FORMAT_NAMES, Rounded, Source, quantise_toget
 from iroot.kernels.quantise_rows import quantise_rows
 from iroot.kernels.scaled_result import scaled_result, shifted_result
 from iroot.kernels.split_product import BLOCKINGS as SPLIT_BLOCKINGS
-from iroot.kernels.split_product import split, split_gram, split_product
+from iroot.kernels.split_product import split_gram, split_product
+from iroot.kernels.split_words import split
 from iroot.kernels.symmetric import Terms, symmetric_product
 from iroot.kernels.tiling import (
     FP8_TILINGS,
@@ -263,6 +264,7 @@ CHECKS: dict[str, Callable[[torch.device], Iterator[Found]]] = {
     "quantise": per_matrix, "quantise_rows": per_row, "scaled_result": results,
     "odd_persistent": persistent_odd, "odd_products": separate_odd, "hopper_sum": gluon_sums,
     "hopper_words": gluon_words, "hopper_apply": gluon_products, "hopper_small_sum": gluon_small_sums,
+    "hopper_split": gluon_split,
     "hopper_small_words": gluon_small_words,
 }  # fmt: skip
 """By the module of `iroot.kernels` that launches them, where they can be left out."""

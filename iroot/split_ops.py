@@ -31,10 +31,13 @@ right leaves 2.1e-4 and 7e-3 (log-spaced eigenvalues, sums promoted every 256 co
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from iroot.errors import InvalidInputError
 from iroot.precision import Precision
@@ -64,6 +67,46 @@ class Words:
         return Words(hi=self.hi.mT, lo=self.lo.mT, inverse=self.inverse, matrix=self.matrix.mT)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Kept:
+    """Words without their matrix, which they must not keep alive, and when they were made of it."""
+
+    hi: Tensor
+    lo: Tensor
+    inverse: Tensor | None
+    stamp: Hashable
+
+
+class KeptWords:
+    """Words of the matrices that are alive, for one call of a method: its products share operands.
+
+    Words are given again for the same tensor alone, as long as no operation has changed it in place, on the stream that
+    made them; those made while a CUDA graph is recorded, in that state alone.
+    """
+
+    def __init__(self) -> None:
+        self._kept = WeakTensorKeyDictionary()
+
+    def words(self, A: Tensor, make: Callable[[Tensor], Words]) -> Words:
+        """The words of A, by `make` where they are not kept; not kept of a tensor whose changes cannot be seen."""
+        if A.is_inference() or (A.requires_grad and torch.is_grad_enabled()):
+            return make(A)
+        stamp = _stamp(A)
+        kept: _Kept | None = self._kept.get(A)  # type: ignore[no-untyped-call]
+        if kept is not None and kept.stamp == stamp:
+            return Words(hi=kept.hi, lo=kept.lo, inverse=kept.inverse, matrix=A)
+        words = make(A)
+        self._kept[A] = _Kept(hi=words.hi, lo=words.lo, inverse=words.inverse, stamp=stamp)
+        return words
+
+
+def _stamp(A: Tensor) -> Hashable:
+    """What must be the same for words to stand for A still."""
+    if A.device.type != "cuda":
+        return A._version
+    return A._version, torch.cuda.current_stream(A.device).cuda_stream, torch.cuda.is_current_stream_capturing()
+
+
 class SplitOps(TorchOps):
     """bf16x3 and fp16x3: float32 operands and results, three 16-bit products in float32 sums.
 
@@ -77,6 +120,17 @@ class SplitOps(TorchOps):
             raise InvalidInputError(f"promote_k must be 0 or more, got {promote_k}")
         self._format: torch.dtype = getattr(torch, precision.operand)
         self._promote_k = _PROMOTE_K[precision.operand] if promote_k is None else promote_k
+        self._kept: KeptWords | None = None
+
+    @contextmanager
+    def arithmetic(self) -> Iterator[None]:
+        """As everywhere, and words are kept meanwhile: no more memory than the matrices that are alive take."""
+        with super().arithmetic():
+            before, self._kept = self._kept, KeptWords()
+            try:
+                yield
+            finally:
+                self._kept = before
 
     def matmul_wide(self, A: Tensor, B: Tensor) -> Tensor:
         """A B in float32, as every product here."""
@@ -88,8 +142,13 @@ class SplitOps(TorchOps):
         return self._words_multiply_add(words, words.mT, None, 1.0, 0.0)
 
     def split(self, A: Tensor) -> Words:
-        """The two words of each matrix of A (..., m, n)."""
+        """The two words of each matrix of A (..., m, n), those of an earlier product where they are kept."""
         A = A.to(self.storage)
+        if self._kept is None or torch.compiler.is_compiling():
+            return self._make_words(A)
+        return self._kept.words(A, self._make_words)
+
+    def _make_words(self, A: Tensor) -> Words:
         scale = _scale(A) if self._format == torch.float16 else None
         scaled = A if scale is None else A * scale
         hi = scaled.to(self._format)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from iroot.kernels.families import is_served
-from iroot.kernels.split_product import split, split_gram, split_product
+from iroot.kernels.split_product import split_gram, split_product
+from iroot.kernels.split_words import split
 from iroot.precision import SPLIT, Precision
 from iroot.split_ops import SplitOps, Words
 from iroot.triton_layouts import CompiledLayouts
@@ -26,10 +27,8 @@ class TritonSplitOps(SplitOps):
         super().__init__(precision, device, promote_k=promote_k)
         self._layouts = CompiledLayouts(device)
 
-    def split(self, A: Tensor) -> Words:
-        """The two words of each matrix of A (..., m, n)."""
-        A = A.to(self.storage)
-        return split(A, self._format) if self._layouts.suit("split", A) else super().split(A)
+    def _make_words(self, A: Tensor) -> Words:
+        return split(A, self._format) if self._layouts.suit("split", A) else super()._make_words(A)
 
     def gram(self, G: Tensor) -> Tensor:
         """G G^T, exactly symmetric; G is split once, and only the lower triangle is computed."""

@@ -1,7 +1,7 @@
 # Device functions carry no Python types, and Triton has no type information:
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-calls=False
 # mypy: disallow-untyped-decorators=False
-"""Two 16-bit words of a float32 matrix in one pass, and D = alpha A B + beta C of such operands in one kernel.
+"""D = alpha A B + beta C of float32 matrices in two 16-bit words (`iroot.kernels.split_words`), in one kernel.
 
 Unfused (`iroot/split_ops.py`, which says what the words are), such a product takes 61 launches in fp16x3 at 1024 x
 1024, here six: two to split each operand, one for the exact diagonal of a square result, one for the product. Words are
@@ -12,6 +12,7 @@ Gram matrix only tiles that reach the diagonal or lie below it are computed, and
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -21,11 +22,10 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from iroot.errors import InvalidInputError
+from iroot.kernels.hopper import lacks_gluon
 from iroot.kernels.mainloop import place_in_strips
 from iroot.kernels.multiply_add import EARLY_AREA, Blocking
 from iroot.kernels.operands import (
-    OPERAND_DTYPES,
-    TRITON_DTYPES,
     Operand,
     descriptor,
     empty_aligned,
@@ -33,39 +33,8 @@ from iroot.kernels.operands import (
     operand,
     processors,
 )
-from iroot.split_ops import SMALLEST, Words
-
-_SMALLEST = tl.constexpr(SMALLEST)
-
-
-@triton.jit(do_not_specialize=["m", "column_blocks"])
-def _split_kernel(
-    matrix, stride_batch, stride_row,  # (batches, m, n) float32 with contiguous rows
-    largest,  # (batches,) largest absolute entries, or None for words without a scale
-    hi, lo, pitch,  # (batches, m, n) in rows of `pitch`
-    inverse,  # (batches,): 1 / scale
-    m, n, column_blocks,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DTYPE: tl.constexpr,
-):  # fmt: skip
-    """ROWS x COLUMNS entries per program."""
-    block = tl.program_id(0)
-    batch = tl.program_id(1).to(tl.int64)
-    row = (block // column_blocks * ROWS + tl.arange(0, ROWS)[:, None]).to(tl.int64)
-    col = block % column_blocks * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    inside = (row < m) & (col < n)
-    value = tl.load(matrix + batch * stride_batch + row * stride_row + col, mask=inside, other=0.0)
-    if largest is not None:
-        size = tl.load(largest + batch)
-        size = tl.where(size < _SMALLEST, _SMALLEST, size)
-        # Exponents, biased by 127: of 2^14 / 2^e and of its inverse. A quotient of floats need not be a power of two.
-        exponent = (size.to(tl.int32, bitcast=True) >> 23) & 0xFF
-        value *= ((268 - exponent) << 23).to(tl.float32, bitcast=True)
-        if block == 0:
-            tl.store(inverse + batch, ((exponent - 14) << 23).to(tl.float32, bitcast=True))
-    head = value.to(DTYPE)
-    place = (batch * m + row) * pitch + col
-    tl.store(hi + place, head, mask=inside)
-    tl.store(lo + place, (value - head.to(tl.float32)).to(DTYPE), mask=inside)
+from iroot.kernels.rehearsal import on_grid
+from iroot.split_ops import Words
 
 
 @triton.jit
@@ -193,43 +162,12 @@ def _split_product_kernel(
         exact = tl.load(diagonal + batch.to(tl.int64) * m + i, mask=i < m, other=0.0)
         value = tl.where(i[:, None] == j[None, :], (alpha * exact)[:, None], value)
     if c is not None:
-        value += beta * c.load([batch, row, col]).reshape(ROWS, COLUMNS)
+        # One rounding, and the same one at every entry: left to itself, the compiler fuses either product.
+        value = tl.fma(c.load([batch, row, col]).reshape(ROWS, COLUMNS), beta, value)
     if d_mirror is not None:
         _store_twice(value, d, d_mirror, entries, stride_batch, pitch, m, batch, row, col, ROWS, COLUMNS)
     else:
         d.store([batch, row, col], value.reshape(1, ROWS, COLUMNS))
-
-
-def split(A: Tensor, dtype: torch.dtype) -> Words:
-    """The two words of each matrix of A (..., m, n) float32, those of float16 with a scale.
-
-    Args:
-        A: any strides; a matrix with neither contiguous rows nor contiguous columns is copied first.
-        dtype: bfloat16 or float16.
-
-    Raises:
-        InvalidInputError: A is not float32, or `dtype` is another.
-    """
-    if A.dtype != torch.float32 or dtype not in OPERAND_DTYPES:
-        raise InvalidInputError(f"A must be float32 and its words bfloat16 or float16, got {A.dtype} and {dtype}")
-    if A.stride(-1) != 1 and A.stride(-2) == 1:
-        return split(A.mT, dtype).mT
-    *batch, m, n = A.shape
-    flat = A.reshape(-1, m, n)
-    flat = flat if flat.stride(-1) == 1 else flat.contiguous()
-    hi, lo = (empty_aligned((flat.shape[0], m, n), dtype, A.device) for _ in range(2))
-    largest = inverse = None
-    if dtype is torch.float16:
-        largest = torch.linalg.vector_norm(flat, ord=float("inf"), dim=(-2, -1))
-        inverse = torch.empty_like(largest)
-    column_blocks = triton.cdiv(n, _COLUMNS)
-    _split_kernel[(triton.cdiv(m, _ROWS) * column_blocks, flat.shape[0])](
-        flat, flat.stride(0), flat.stride(1), largest, hi, lo, hi.stride(1), inverse, m, n, column_blocks,
-        ROWS=_ROWS, COLUMNS=_COLUMNS, DTYPE=TRITON_DTYPES[dtype], num_warps=4,
-    )  # fmt: skip
-    if len(batch) != 1:
-        hi, lo = hi.reshape(*batch, m, n), lo.reshape(*batch, m, n)
-    return Words(hi=hi, lo=lo, inverse=None if inverse is None else inverse.reshape(*batch, 1, 1), matrix=A)
 
 
 def exact_diagonal(A: Tensor, B: Tensor) -> Tensor:
@@ -308,54 +246,90 @@ def _product(
     D = empty_aligned((A.hi.shape[:-2].numel(), m, n), torch.float32, A.hi.device)
     if D.numel():
         blocking = blocking or choose_blocking(m, n, D.shape[0], processors=processors(D.device), tiles=tiles)
-        _launch(A, B, C, D, factors, promote_k, blocking, tiles)
+        _launch(posed(A, B, C, D, factors, -(-promote_k // blocking.block_k) * blocking.block_k), blocking, tiles)
     return D.reshape(*batch, m, n) if len(batch) != 1 else D
 
 
-def _launch(
-    A: Words, B: Words, C: Tensor | None, D: Tensor, factors: tuple[float, float], promote_k: int, blocking: Blocking,
-    tiles: Tiles,
-) -> None:  # fmt: skip
-    rows, columns, block_k = blocking.rows, blocking.columns, blocking.block_k
+@dataclass(frozen=True, kw_only=True)
+class SplitProduct:
+    """One launch: D = alpha A B + beta C of words, B's given as B^T; what a kernel has no use for is None.
+
+    Attributes:
+        inverses: 1 / scale of A and of B, (batches,).
+        diagonal: (batches, m), of A B.
+        promote_k: a multiple of a step's columns, or 0.
+    """
+
+    a_hi: Operand
+    a_lo: Operand
+    b_hi: Operand
+    b_lo: Operand
+    C: Tensor | None
+    D: Tensor
+    inverses: tuple[Tensor | None, Tensor | None]
+    diagonal: Tensor | None
+    alpha: float
+    beta: float
+    promote_k: int
+
+
+def posed(
+    A: Words, B: Words, C: Tensor | None, D: Tensor, factors: tuple[float, float], promote_k: int
+) -> SplitProduct:  # fmt: skip
+    """D = alpha A B + beta C with factors (alpha, beta), its operands as the kernels read them."""
     a_hi, a_lo = _alike(A.hi, A.lo)
     b_hi, b_lo = _alike(B.hi.mT, B.lo.mT)
     addend = None if C is None else operand(C)
     if addend is not None and C is not None and not addend.along_k:
         addend = operand(C.contiguous())
+    return SplitProduct(
+        a_hi=a_hi, a_lo=a_lo, b_hi=b_hi, b_lo=b_lo, C=None if addend is None else addend.tensor, D=D,
+        inverses=(A.inverse, B.inverse),
+        diagonal=exact_diagonal(A.matrix, B.matrix) if D.shape[-2] == D.shape[-1] else None,
+        alpha=factors[0], beta=factors[1], promote_k=promote_k,
+    )  # fmt: skip
+
+
+def _launch(product: SplitProduct, blocking: Blocking, tiles: Tiles) -> None:
+    if is_for_gluon(product, blocking, tiles):
+        # Gluon is experimental: its names are looked up where they are known to be.
+        from iroot.kernels.hopper_split import hopper_split
+
+        hopper_split(product, blocking)
+    else:
+        triton_split(product, blocking, tiles)
+
+
+def is_for_gluon(product: SplitProduct, blocking: Blocking, tiles: Tiles) -> bool:
+    """Whether `iroot.kernels.hopper_split` is taken: wherever it can run."""
+    return takes_gluon(product, blocking, tiles) and not lacks_gluon(product.D.device)
+
+
+def takes_gluon(product: SplitProduct, blocking: Blocking, tiles: Tiles) -> bool:
+    """Whether `iroot.kernels.hopper_split` has this form: all tiles, of 128 rows, A along the depth, B either way."""
+    if tiles != "all" or blocking.rows != 128 or blocking.columns not in (64, 128) or product.promote_k % 64:
+        return False
+    return product.a_hi.along_k
+
+
+def triton_split(product: SplitProduct, blocking: Blocking, tiles: Tiles) -> None:
+    """One product by this module's kernel."""
+    rows, columns, block_k = blocking.rows, blocking.columns, blocking.block_k
+    D, C, right = product.D, product.C, (product.b_hi, product.b_lo)
     batches, m, n = D.shape
-    depth = a_hi.tensor.shape[-1]
     overlap, lower = D.device.type == "cuda", tiles == "lower"
-    _split_product_kernel[(_count(m, n, blocking, tiles) * batches,)](
-        a_hi.descriptor(rows, block_k),
-        a_lo.descriptor(rows, block_k),
-        b_hi.descriptor(columns, block_k),
-        b_lo.descriptor(columns, block_k),
-        None if addend is None else addend.descriptor(rows, columns),
-        descriptor(D, rows, columns),
-        descriptor(D, columns, rows) if lower else None,
-        D if lower else None,
-        *(D.stride()[:2] if lower else (None, None)),
-        A.inverse,
-        B.inverse,
-        exact_diagonal(A.matrix, B.matrix) if m == n else None,
-        m,
-        triton.cdiv(m, rows),
-        triton.cdiv(n, columns),
-        depth,
-        *factors,
-        ROWS=rows,
-        COLUMNS=columns,
-        BLOCK_K=block_k,
-        PROMOTE_K=-(-promote_k // block_k) * block_k,
-        GROUP=8,
-        A_ALONG_K=a_hi.along_k,
-        B_ALONG_K=b_hi.along_k,
-        OVERLAP=overlap,
-        EARLY=rows * columns <= EARLY_AREA,
-        num_warps=blocking.warps,
-        num_stages=blocking.stages,
-        launch_pdl=overlap,
-    )
+    on_grid(_split_product_kernel, (_count(m, n, blocking, tiles) * batches,))(
+        product.a_hi.descriptor(rows, block_k), product.a_lo.descriptor(rows, block_k),
+        *(word.descriptor(columns, block_k) for word in right),
+        None if C is None else descriptor(C, rows, columns), descriptor(D, rows, columns),
+        descriptor(D, columns, rows) if lower else None, D if lower else None,
+        *(D.stride()[:2] if lower else (None, None)), *product.inverses, product.diagonal,
+        m, triton.cdiv(m, rows), triton.cdiv(n, columns), product.a_hi.tensor.shape[-1], product.alpha, product.beta,
+        ROWS=rows, COLUMNS=columns, BLOCK_K=block_k, PROMOTE_K=product.promote_k, GROUP=GROUP,
+        A_ALONG_K=product.a_hi.along_k, B_ALONG_K=product.b_hi.along_k, OVERLAP=overlap,
+        EARLY=rows * columns <= EARLY_AREA, num_warps=blocking.warps, num_stages=blocking.stages, launch_pdl=overlap,
+        enable_fp_fusion=False,
+    )  # fmt: skip
 
 
 def _alike(hi: Tensor, lo: Tensor) -> tuple[Operand, Operand]:
@@ -369,7 +343,9 @@ def _alike(hi: Tensor, lo: Tensor) -> tuple[Operand, Operand]:
 Tiles = Literal["all", "lower"]
 """Which tiles of a result are computed; `lower`: those that reach the diagonal or lie below it, of a symmetric one."""
 
-_ROWS, _COLUMNS = 16, 128
+GROUP = 8
+"""Rows of tiles in a strip."""
+
 # 8 float32 of a row are a sector of 32 bytes; 128 programs at n = 1024.
 _DIAGONAL_ROWS, _DIAGONAL_K = 8, 256
 

@@ -21,10 +21,10 @@ from iroot.kernels.split_product import (  # noqa: E402
     BLOCKINGS,
     choose_blocking,
     exact_diagonal,
-    split,
     split_gram,
     split_product,
 )
+from iroot.kernels.split_words import split  # noqa: E402
 from iroot.ops import make_ops  # noqa: E402
 from iroot.precision import get_precision  # noqa: E402
 from iroot.split_ops import SplitOps, Words  # noqa: E402

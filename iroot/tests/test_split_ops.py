@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,10 +12,11 @@ from torch import Tensor
 import iroot
 from iroot import split_ops
 from iroot.methods._spd import symmetric_products
+from iroot.methods.coupled_pe import planned_schedule
 from iroot.ops import make_ops
 from iroot.precision import SPLIT, get_precision, unsupported_reason
 from iroot.registry import Operands, Workload, get_method
-from iroot.split_ops import SplitOps
+from iroot.split_ops import SplitOps, Words
 from iroot.tests import tensor_cores
 
 CPU = torch.device("cpu")
@@ -159,6 +163,76 @@ def test_three_products_are_counted() -> None:
 def test_where_it_runs(name: str) -> None:
     reason = unsupported_reason(get_precision(name), CPU)
     assert reason is None if name in EMULATED else reason is not None and f"'{name}_emulated' runs here" in reason
+
+
+class Counting(SplitOps):
+    """Notes every matrix that is split."""
+
+    def __init__(self, name: str = "fp16x3_emulated") -> None:
+        super().__init__(get_precision(name), CPU)
+        self.made = 0
+
+    def _make_words(self, A: Tensor) -> Words:
+        self.made += 1
+        return super()._make_words(A)
+
+
+@pytest.mark.parametrize("name", EMULATED)
+def test_a_call_splits_every_matrix_once(name: str) -> None:
+    """A for its bound; then X, Y, B and B^2 in every step, but the first X is the first B, and no last Y is formed."""
+    A, options = posed(64, 1e2)[0], ROOT.make_options({"degrees": (2, 2, 2)})
+    workload = Workload(m=64, n=64, p=2, precision=name, lower=0.95e-2)
+    steps = len(planned_schedule(workload, options).steps)
+    ops, results = Counting(name), []
+    for _ in range(2):
+        ops.made = 0
+        with ops.arithmetic():
+            results.append(ROOT.function(Operands(A=A, p=2, lower=0.95e-2), ops, options))
+        assert ops.made == 1 + 4 * steps - 3
+    results.append(ROOT.function(Operands(A=A, p=2, lower=0.95e-2), ops, options))  # not a whole call
+    assert ops.made == 1 + 4 * steps - 3 + 1 + 6 * steps - 5
+    assert all(torch.equal(X, results[0]) for X in results)
+
+
+def test_words_are_of_the_matrix_as_it_is() -> None:
+    ops, A = Counting(), gaussian(32, 32)
+    with ops.arithmetic():
+        before = ops.matmul(A, A)
+        A.diagonal().add_(1.0)
+        assert torch.equal(ops.matmul(A, A), Counting().matmul(A, A))
+        torch.add(A, 1.0, out=A)
+        assert torch.equal(ops.matmul(A, A), Counting().matmul(A, A))
+        assert not torch.equal(ops.matmul(A, A), before)
+        assert ops.made == 3
+
+
+def test_words_are_kept_as_long_as_their_matrix_and_the_call() -> None:
+    ops, A, B = Counting(), gaussian(32, 32), gaussian(32, 32)
+    with ops.arithmetic():
+        kept = [weakref.ref(ops.split(M).hi) for M in (A, B)]
+        assert ops.split(A).hi is kept[0]()
+        del A
+        gc.collect()
+        assert kept[0]() is None
+        with ops.arithmetic():  # a call within a call has its own
+            assert ops.split(B).hi is not kept[1]()
+        assert ops.split(B).hi is kept[1]()
+    assert kept[1]() is None
+    assert ops.split(B).hi is not ops.split(B).hi
+
+
+def test_words_whose_changes_cannot_be_seen_are_not_kept() -> None:
+    ops = Counting()
+    with torch.inference_mode(), ops.arithmetic():
+        A = gaussian(16, 16)
+        ops.matmul(A, A)
+        A.mul_(2.0)
+        assert torch.equal(ops.matmul(A, A), Counting().matmul(A, A))
+    with ops.arithmetic():
+        B = gaussian(16, 16)
+        ops.matmul(B, B)
+        B.requires_grad_()
+        torch.autograd.grad(ops.matmul(B, B).sum(), B)
 
 
 def posed(n: int, kappa: float, device: torch.device = CPU) -> tuple[Tensor, Tensor, Tensor]:
