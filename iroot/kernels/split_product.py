@@ -301,8 +301,10 @@ def _launch(product: SplitProduct, blocking: Blocking, tiles: Tiles) -> None:
 
 
 def is_for_gluon(product: SplitProduct, blocking: Blocking, tiles: Tiles) -> bool:
-    """Whether `iroot.kernels.hopper_split` is taken: wherever it can run."""
-    return takes_gluon(product, blocking, tiles) and not lacks_gluon(product.D.device)
+    """Whether `iroot.kernels.hopper_split` is taken: it can run, in tiles that GLUON_COLUMNS names."""
+    if blocking.columns not in GLUON_COLUMNS or not takes_gluon(product, blocking, tiles):
+        return False
+    return not lacks_gluon(product.D.device)
 
 
 def takes_gluon(product: SplitProduct, blocking: Blocking, tiles: Tiles) -> bool:
@@ -342,6 +344,9 @@ def _alike(hi: Tensor, lo: Tensor) -> tuple[Operand, Operand]:
 
 Tiles = Literal["all", "lower"]
 """Which tiles of a result are computed; `lower`: those that reach the diagonal or lie below it, of a symmetric one."""
+
+GLUON_COLUMNS: tuple[int, ...] = ()
+"""Of tiles, of 128 rows, that take Gluon's kernel on a Hopper GPU: none before it is measured to be faster there."""
 
 GROUP = 8
 """Rows of tiles in a strip."""

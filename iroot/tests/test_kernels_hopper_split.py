@@ -77,12 +77,14 @@ def test_other_tiles_sums_and_operands_have_none() -> None:
 
 def test_dispatch(monkeypatch: pytest.MonkeyPatch) -> None:
     product = drawn((1, 16, 24, 16), HALF)
-    taken = [(WIDE, "all"), (NARROW, "all")]
-    every = [*taken, (SMALL, "all"), (WIDE, "lower")]
+    every = [(WIDE, "all"), (NARROW, "all"), (SMALL, "all"), (WIDE, "lower")]
     if DEVICE.type == "cpu":
         assert not any(is_for_gluon(product, *each) for each in every)  # type: ignore[arg-type]
     monkeypatch.setattr(products, "lacks_gluon", lambda device: "")
-    assert [each for each in every if is_for_gluon(product, *each)] == taken  # type: ignore[arg-type]
+    for columns in ((), (128,), (128, 64)):
+        monkeypatch.setattr(products, "GLUON_COLUMNS", columns)
+        taken = [each for each in every if is_for_gluon(product, *each)]  # type: ignore[arg-type]
+        assert taken == every[: len(columns)]
 
 
 def by_both(product: SplitProduct, blocking: Blocking) -> tuple[Tensor, Tensor]:
@@ -124,6 +126,7 @@ def test_bit_for_bit_with_tritons_kernel(
 @pytest.mark.parametrize("precision", ["fp16x3", "bf16x3"])
 def test_whole_roots_in_graphs(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
     """Words are kept in the capture as in the call before it; Triton's root is the same to the last bit."""
+    monkeypatch.setattr(products, "GLUON_COLUMNS", (128, 64))
     n, root = 1024, get_method("inverse_root", "coupled_pe")
     Q = torch.linalg.qr(gaussian(n, n).double()).Q
     values = torch.logspace(0, -2, n, dtype=torch.float64, device=DEVICE)
