@@ -18,7 +18,7 @@ from iroot.kernels.graded_root import promoted
 from iroot.kernels.multiply_add import BLOCKINGS, triton_multiply_add
 from iroot.kernels.operands import empty_aligned, operand
 from iroot.kernels.split_product import BLOCKINGS as SPLIT_BLOCKINGS
-from iroot.kernels.split_product import posed, triton_split
+from iroot.kernels.split_product import Factors, posed, triton_split
 from iroot.kernels.split_words import split
 from iroot.kernels.symmetric_sum import UNSCALED, Matrices, Scaling, SumTerms, empty_rows, triton_sums
 from iroot.kernels.tiling import GRADED_TILINGS, Tiling
@@ -106,6 +106,27 @@ def gluon_products(device: torch.device) -> Iterator[Found]:
                 yield differing(found, expected.cpu())
 
 
+def gluon_small_products(device: torch.device) -> Iterator[Found]:
+    """Those in tiles of 64 columns, and their second and third operands asked for ahead, which are complete by then."""
+    from iroot.kernels.hopper_small_apply import hopper_small_apply
+
+    for shape in shapes(device):
+        n, batch = shape.n, shape.batch
+        sides = ((n, shape.depth), (shape.depth, n + 8), (n, n + 8))
+        A, B, C = (padded(shape.draw(*side, seed=seed), shape) for seed, side in enumerate(sides))
+        for blocking in BLOCKINGS[2:]:
+            for unit in (None, torch.linspace(0.5, 2.0, batch, device=device)):
+                found, expected = (empty_rows((batch, n, n + 8), shape.dtype, device) for _ in range(2))
+                triton_multiply_add(
+                    operand(A), operand(B.mT), operand(C), expected, (0.5, -2.0), blocking=blocking, unit=unit
+                )
+                for ahead in (True, False):
+                    hopper_small_apply(
+                        (A, B, C), found, (0.5, -2.0), rows=blocking.rows, unit=unit, ahead=ahead
+                    )  # fmt: skip
+                    yield differing(found, expected.cpu())
+
+
 def padded(A: Tensor, shape: Shape) -> Tensor:
     """A on the device, as the products before would have left it."""
     batch, m, n = A.shape
@@ -150,7 +171,7 @@ def gluon_split(device: torch.device) -> Iterator[Found]:
             for words, addend, promote_k in ((right, C, 128), (right, None, 0), (turned, C, 0), (turned, None, 128)):
                 found, expected = (
                     posed(left, words, addend, empty_aligned((shape.batch, shape.n, n), torch.float32, device),
-                          (0.7, -1.3), promote_k)
+                          Factors(alpha=0.7, beta=-1.3, identity=0.3), promote_k)
                     for _ in range(2)
                 )  # fmt: skip
                 hopper_split(found, blocking)

@@ -11,7 +11,15 @@ from dataclasses import replace
 from itertools import cycle
 
 import torch
-from gluon_checks import gluon_products, gluon_small_sums, gluon_small_words, gluon_split, gluon_sums, gluon_words
+from gluon_checks import (
+    gluon_products,
+    gluon_small_products,
+    gluon_small_sums,
+    gluon_small_words,
+    gluon_split,
+    gluon_sums,
+    gluon_words,
+)
 from kernel_shapes import Found, Shape, differing, distance, shapes
 from torch import Tensor
 
@@ -264,7 +272,7 @@ CHECKS: dict[str, Callable[[torch.device], Iterator[Found]]] = {
     "quantise": per_matrix, "quantise_rows": per_row, "scaled_result": results,
     "odd_persistent": persistent_odd, "odd_products": separate_odd, "hopper_sum": gluon_sums,
     "hopper_words": gluon_words, "hopper_apply": gluon_products, "hopper_small_sum": gluon_small_sums,
-    "hopper_split": gluon_split,
+    "hopper_split": gluon_split, "hopper_small_apply": gluon_small_products,
     "hopper_small_words": gluon_small_words,
 }  # fmt: skip
 """By the module of `iroot.kernels` that launches them, where they can be left out."""

@@ -54,6 +54,7 @@ def test_every_kernel_is_launched_and_right() -> None:
     for name in (
         "hopper_apply",
         "hopper_sum",
+        "hopper_small_apply",
         "hopper_small_sum",
         "hopper_split",
         "hopper_small_words",

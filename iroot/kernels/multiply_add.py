@@ -134,6 +134,7 @@ def launch_multiply_add(
     blocking: Blocking,
     *,
     unit: Tensor | None = None,
+    ahead: bool = False,
 ) -> None:
     """D = sqrt(u) (alpha A B + beta C).
 
@@ -143,6 +144,7 @@ def launch_multiply_add(
         factors: alpha and beta.
         blocking: kernel configuration; a kernel in Gluon takes the cut alone of it.
         unit: (batches,) float32, u; None for 1.
+        ahead: see `iroot.kernels.hopper_small_apply`.
     """
     A, B, C = operands
     left, right, addend = operand(A), operand(B.mT), operand(C)
@@ -154,6 +156,11 @@ def launch_multiply_add(
 
         read = (left.tensor, right.tensor.mT, addend.tensor)
         hopper_apply(read, D, factors, columns=blocking.columns, unit=unit)
+    elif is_for_small_gluon(left, right, D, blocking):
+        from iroot.kernels.hopper_small_apply import hopper_small_apply
+
+        read = (left.tensor, right.tensor.mT, addend.tensor)
+        hopper_small_apply(read, D, factors, rows=blocking.rows, unit=unit, ahead=ahead)
     else:
         triton_multiply_add(left, right, addend, D, factors, blocking=blocking, unit=unit)
 
@@ -167,6 +174,20 @@ def is_for_gluon(left: Operand, right: Operand, D: Tensor, blocking: Blocking) -
         return False
     batches, m, n = D.shape
     return batches * -(-m // blocking.rows) * -(-n // blocking.columns) > processors(D.device)
+
+
+MOST_SMALL_WAVES = 0
+"""Tiles of 64 columns per multiprocessor up to which Gluon's kernel takes a launch in them. Of two programs on a
+multiprocessor each hides the other's epilogue, and then Triton's do as well."""
+
+
+def is_for_small_gluon(left: Operand, right: Operand, D: Tensor, blocking: Blocking) -> bool:
+    """Whether `iroot.kernels.hopper_small_apply` is taken: it can run, and is the faster one."""
+    rows, columns = blocking.rows, blocking.columns
+    if rows > 128 or columns != 64 or not left.along_k or right.along_k or lacks_gluon(D.device):
+        return False
+    batches, m, n = D.shape
+    return batches * -(-m // rows) * -(-n // columns) <= MOST_SMALL_WAVES * processors(D.device)
 
 
 def triton_multiply_add(

@@ -205,7 +205,10 @@ def combine(known: Squared, terms: SumTerms, unit: Tensor, *, margin: float) -> 
 def apply(
     B: Tensor, X: Tensor, factors: tuple[float, float], blocking: Blocking, *, unit: Tensor | None = None
 ) -> Tensor:
-    """sqrt(u) (alpha B X + beta X) for `factors` alpha and beta; u = 1 without a `unit` (batches,)."""
+    """sqrt(u) (alpha B X + beta X) for `factors` alpha and beta; u = 1 without a `unit` (batches,).
+
+    X must have been complete when the kernel launched last began, which is the one that wrote B in a step.
+    """
     out = empty_rows((X.shape[0], X.shape[1], X.shape[2]), X.dtype, X.device)
-    launch_multiply_add((B, X, X), out, factors, blocking, unit=unit)
+    launch_multiply_add((B, X, X), out, factors, blocking, unit=unit, ahead=True)
     return out
