@@ -292,3 +292,33 @@ def finish(
     if KIND == UPDATE:
         tma.async_copy_shared_to_global(rest_out, [batch, row, col + 32 * GROUP], place(extra, rest_out))
     return sums
+
+
+@gluon.jit
+def leave_sums(
+    sums, exchange, left, errors, tile_sums, slot, batch, row, blocks, diagonal,
+    KIND: gl.constexpr, HAS_V: gl.constexpr, GROUP: gl.constexpr,
+):  # fmt: skip
+    """Both groups' sums over the tile, in one reduction: the second hands its own to the first, which stores them."""
+    norm, with_p, with_v, lost = sums
+    norm_sums, p_sums, v_sums = tile_sums
+    if KIND == UPDATE:
+        with_v = lost  # an update has no V
+    elif not HAS_V:
+        with_v = norm
+    both = gl.sum(gl.join(gl.join(norm, with_p), gl.join(with_v, with_v)), 0)
+    if GROUP == 1:
+        exchange.store(both)
+        gl.thread_barrier()
+        mbarrier.arrive(left, count=1)
+    else:
+        mbarrier.wait(left, 0)
+        both += exchange.load(both.type.layout)
+        a = gl.arange(0, 2, layout=gl.SliceLayout(1, both.type.layout))[:, None]
+        b = gl.arange(0, 2, layout=gl.SliceLayout(0, both.type.layout))[None, :]
+        gl.store(norm_sums + slot + 0 * (a + b), both, mask=(a == 0) & (b == 0))
+        gl.store(p_sums + slot + 0 * (a + b), both, mask=(a == 1) & (b == 0))
+        if HAS_V:
+            gl.store(v_sums + slot + 0 * (a + b), both, mask=(a == 0) & (b == 1))
+        if KIND == UPDATE and diagonal:
+            gl.store(errors + batch * blocks + row // 64 + 0 * (a + b), both, mask=(a == 0) & (b == 1))

@@ -25,9 +25,9 @@ from triton.language.extra.cuda import gdc_wait
 
 from iroot.kernels.device_tiles import device_programs
 from iroot.kernels.hopper_blocks import WHOLE, blocks_of
-from iroot.kernels.hopper_small_tile import fetch, finish, multiply
+from iroot.kernels.hopper_small_tile import fetch, finish, leave_sums, multiply
 from iroot.kernels.hopper_word_epilogue import HALF_ROWS
-from iroot.kernels.hopper_words import EXCHANGE, leave_sums, scalars
+from iroot.kernels.hopper_words import scalars
 from iroot.kernels.rehearsal import on_grid
 from iroot.kernels.tiling import Tiling
 from iroot.kernels.word_launch import Call, Inputs, Outputs
@@ -38,6 +38,8 @@ _STEP = 64
 
 _GROUP_WARPS = 4
 _PRODUCER_REGISTERS = gl.constexpr(24)
+
+_EXCHANGE = gl.constexpr(gl.SwizzledSharedLayout(vec=1, per_phase=1, max_phase=1, order=[1, 0]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +98,7 @@ def _consume(
     if not FINAL:
         leave_sums(
             sums, exchange, others.index(3), errors, tile_sums, slot, batch, row, blocks, row == col,
-            KIND, HAS_V, 64, GROUP,
+            KIND, HAS_V, GROUP,
         )  # fmt: skip
         if GROUP == 0 and slot % tiles == 0:
             gl.store(shifts[2] + batch, shift)
@@ -146,7 +148,7 @@ def hopper_small_word_kernel(
     b = gl.allocate_shared_memory(DTYPE, [DEPTH, 64, 64], WHOLE)
     first = gl.allocate_shared_memory(DTYPE, [2, 64, 32], HALF_ROWS)
     second = gl.allocate_shared_memory(DTYPE, [2, 64, 32], HALF_ROWS)
-    exchange = gl.allocate_shared_memory(gl.float32, [4, 32], EXCHANGE)
+    exchange = gl.allocate_shared_memory(gl.float32, [2, 2], _EXCHANGE)
     full = gl.allocate_shared_memory(gl.int64, [DEPTH, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [DEPTH, 1], mbarrier.MBarrierLayout())
     for stage in gl.static_range(DEPTH):

@@ -43,7 +43,7 @@ _GROUP_REGISTERS = gl.constexpr(240)
 _PRODUCER_REGISTERS = gl.constexpr(24)
 
 _HALF_ROWS = gl.constexpr(gl.NVMMASharedLayout(swizzle_byte_width=64, element_bitwidth=16, rank=2))
-EXCHANGE = gl.constexpr(gl.SwizzledSharedLayout(vec=1, per_phase=1, max_phase=1, order=[0]))
+_EXCHANGE = gl.constexpr(gl.SwizzledSharedLayout(vec=1, per_phase=1, max_phase=1, order=[0]))
 _LINE = gl.constexpr(gl.BlockedLayout([1], [32], [4], [0]))
 
 
@@ -101,9 +101,9 @@ def scalars(
 
 
 @gluon.jit
-def leave_sums(
+def _leave_sums(
     sums, exchange, meeting, errors, tile_sums, slot, batch, row, blocks, diagonal,
-    KIND: gl.constexpr, HAS_V: gl.constexpr, BLOCK: gl.constexpr, GROUP: gl.constexpr,
+    KIND: gl.constexpr, HAS_V: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
     """Both groups' sums over the tile: the second hands its own to the first, which stores them."""
     norm, with_p, with_v, lost = sums
@@ -133,7 +133,7 @@ def leave_sums(
             gl.store(v_sums + slot + one, sum_v + exchange.index(2).load(_LINE), mask=one < 1)
         if KIND == UPDATE and diagonal:
             both = sum_lost + exchange.index(3).load(_LINE)
-            gl.store(errors + batch * blocks + row // BLOCK + one, both, mask=one < 1)
+            gl.store(errors + batch * blocks + row // 128 + one, both, mask=one < 1)
 
 
 @gluon.jit
@@ -173,8 +173,8 @@ def _consume(
         diagonal, KIND, FINAL, HAS_Q, HAS_V, HAS_E, TAIL, GROUP,
     )  # fmt: skip
     if not FINAL:
-        leave_sums(
-            sums, exchange, meeting, errors, tile_sums, slot, batch, row, blocks, diagonal, KIND, HAS_V, 128, GROUP
+        _leave_sums(
+            sums, exchange, meeting, errors, tile_sums, slot, batch, row, blocks, diagonal, KIND, HAS_V, GROUP
         )  # fmt: skip
         if GROUP == 0 and slot % tiles == 0:
             gl.store(shifts[2] + batch, shift)
@@ -232,7 +232,7 @@ def hopper_word_kernel(
         b_tail = gl.allocate_shared_memory(DTYPE, [DEPTH, 32, 64], WHOLE)
         first_tail = gl.allocate_shared_memory(DTYPE, [2, 64, 32], _HALF_ROWS)
         second_tail = gl.allocate_shared_memory(DTYPE, [2, 64, 32], _HALF_ROWS)
-    exchange = gl.allocate_shared_memory(gl.float32, [4, 32], EXCHANGE)
+    exchange = gl.allocate_shared_memory(gl.float32, [4, 32], _EXCHANGE)
     full = gl.allocate_shared_memory(gl.int64, [DEPTH, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [DEPTH, 1], mbarrier.MBarrierLayout())
     others = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
