@@ -30,6 +30,7 @@ from iroot.kernels.word_launch import (
     Word,
     begin,
     launch,
+    lets_in,
     matrices,
     new_word,
     quadratic_call,
@@ -117,18 +118,18 @@ def _square_bound(matrix: Tensor, eps: float, dtype: torch.dtype, slack: float) 
     tiles, blocks = programs.shape[0] // batches, triton.cdiv(n, tiling.block)
     frobenius = torch.empty(batches, tiles, dtype=torch.float32, device=device)
     row_sums = torch.empty(batches, blocks, n, dtype=torch.float32, device=device)
-    overlap = device.type == "cuda"
+    overlap, early = device.type == "cuda", lets_in(batches, n)
     on_grid(square_norms_kernel, (programs.shape[0],))(
         programs, descriptor(S.word, tiling.block, tiling.block_k),
         descriptor(S.word, tiling.block, tiling.block), frobenius, row_sums, tiles, blocks, n,
-        BLOCK=tiling.block, BLOCK_K=tiling.block_k, OVERLAP=overlap,
+        BLOCK=tiling.block, BLOCK_K=tiling.block_k, OVERLAP=overlap, EARLY=early,
         num_warps=tiling.warps, num_stages=tiling.stages, launch_pdl=overlap,
     )  # fmt: skip
     bound = torch.empty(batches, dtype=torch.float32, device=device)
     on_grid(square_bound_kernel, (batches,))(
         frobenius, row_sums, unit, bound, tiles, blocks, n, slack,
         COUNT=triton.next_power_of_2(tiles), BLOCKS=triton.next_power_of_2(blocks), COLUMNS=1024, OVERLAP=overlap,
-        num_warps=16, launch_pdl=overlap,
+        EARLY=early, num_warps=16, launch_pdl=overlap,
     )  # fmt: skip
     return bound
 

@@ -62,6 +62,10 @@ SQUARE = Call(kind=PRODUCT.value)
 SMALL_TILES = False
 """Whether tiles of 64 x 64 take Gluon's kernel on a Hopper GPU: not before it is measured to be faster there."""
 
+EARLY_PASSES = False
+"""Whether the passes before the first product, of as many elements as one matrix of 1024 x 1024 has, let the next
+kernel's programs in while they run, as products in tiles of 64 x 64 do: not before it is measured to be faster."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
@@ -197,6 +201,11 @@ def _new_errors(batches: int, n: int, tiling: Tiling, device: torch.device) -> T
     return torch.empty(batches, triton.cdiv(n, tiling.block), dtype=torch.float32, device=device)
 
 
+def lets_in(batches: int, n: int) -> bool:
+    """Whether a pass over `batches` matrices lets the next kernel in early: one that leaves room for its programs."""
+    return EARLY_PASSES and batches * n * n <= 1024 * 1024
+
+
 _ROWS = 4
 
 
@@ -217,7 +226,7 @@ def begin(
         rest, 0 if rest is None else rest.stride(1), shift, norm, unit, errors, width, n,
         ROWS=_ROWS, COLUMNS=min(1024, triton.next_power_of_2(n)), DIAGONAL=1024,
         BLOCKS=triton.next_power_of_2(max(width, 1)), DTYPE=TRITON_DTYPES[dtype], OVERLAP=overlap,
-        num_warps=4, launch_pdl=overlap,
+        EARLY=lets_in(batches, n), num_warps=4, launch_pdl=overlap,
     )  # fmt: skip
     sums = Sums(norm=norm, with_p=norm, with_v=norm)
     return Word(word=word, shift=shift, sums=sums, rest=rest, errors=errors), unit

@@ -235,6 +235,15 @@ def word_kernel(
 
 
 @triton.jit
+def _wait(OVERLAP: tl.constexpr, EARLY: tl.constexpr):
+    """What comes before may run while the previous kernel finishes; EARLY: the next kernel while this one runs."""
+    if OVERLAP:
+        gdc_wait()
+        if EARLY:
+            gdc_launch_dependents()
+
+
+@triton.jit
 def begin_kernel(
     matrix, stride_batch, stride_row,  # (batches, n, n) float32 with contiguous rows
     scale,  # (batches,) float32, or None: the mean diagonal
@@ -245,13 +254,12 @@ def begin_kernel(
     errors, blocks,  # (batches, blocks), set to zero, or None
     n,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DIAGONAL: tl.constexpr, BLOCKS: tl.constexpr,
-    DTYPE: tl.constexpr, OVERLAP: tl.constexpr,
+    DTYPE: tl.constexpr, OVERLAP: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """ROWS rows of a symmetric matrix, as a word: its mean diagonal, and the rest rounded."""
     block = tl.program_id(0)
     batch = tl.program_id(1).to(tl.int64)
-    if OVERLAP:
-        gdc_wait()
+    _wait(OVERLAP, EARLY)
     source = matrix + batch * stride_batch
     trace = 0.0
     for start in range(0, n, DIAGONAL):
@@ -294,15 +302,14 @@ def square_norms_kernel(
     frobenius,  # (batches, tiles): sums of squares of A^2 / t^2
     row_sums,  # (batches, blocks, n): sums of absolute values over one block of columns
     tiles, blocks, n,
-    BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, OVERLAP: tl.constexpr,
+    BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, OVERLAP: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Norms of (I + S)^2 = S^2 + 2 S + I, which is not stored; one tile on or below the diagonal per program."""
     program = programs + 4 * tl.program_id(0)
     batch = tl.load(program)
     row = tl.load(program + 1)
     col = tl.load(program + 2)
-    if OVERLAP:
-        gdc_wait()
+    _wait(OVERLAP, EARLY)
     value = tl.zeros((BLOCK, BLOCK), tl.float32)
     value = accumulate(value, word, word, batch, row, col, n, BLOCK, BLOCK_K, 0, True, True)
     value += 2.0 * tile_word.load([batch, row, col]).reshape(BLOCK, BLOCK).to(tl.float32)
@@ -323,12 +330,11 @@ def square_norms_kernel(
 @triton.jit(do_not_specialize=["tiles", "blocks"])
 def square_bound_kernel(
     frobenius, row_sums, unit, bound, tiles, blocks, n, slack,
-    COUNT: tl.constexpr, BLOCKS: tl.constexpr, COLUMNS: tl.constexpr, OVERLAP: tl.constexpr,
+    COUNT: tl.constexpr, BLOCKS: tl.constexpr, COLUMNS: tl.constexpr, OVERLAP: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """min(||A^2||_F, ||A^2||_inf)^(1/2), a little raised, from the partial sums of one matrix."""
     batch = tl.program_id(0)
-    if OVERLAP:
-        gdc_wait()
+    _wait(OVERLAP, EARLY)
     norm = tl.sqrt(total_of(frobenius, batch, tiles, COUNT))
     largest = tl.zeros((COLUMNS,), tl.float32)
     b = tl.arange(0, BLOCKS)[:, None]

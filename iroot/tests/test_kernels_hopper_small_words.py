@@ -27,6 +27,7 @@ from iroot.kernels.word_launch import (  # noqa: E402
     Outputs,
     Word,
     is_for_gluon,
+    lets_in,
     new_word,
     takes_gluon,
     triton_launch,
@@ -117,6 +118,12 @@ def test_small_tiles_have_every_form(monkeypatch: pytest.MonkeyPatch) -> None:
     for switch in (False, True):
         monkeypatch.setattr(word_launch, "SMALL_TILES", switch)
         assert is_for_gluon(each.call, each.inputs, each.outputs(), SMALL) is switch
+
+
+def test_small_passes_let_the_next_kernel_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not lets_in(1, 512)
+    monkeypatch.setattr(word_launch, "EARLY_PASSES", True)
+    assert [lets_in(*shape) for shape in ((1, 1024), (4, 512), (2, 1024), (1, 2048))] == [True, True, False, False]
 
 
 def by_both(form: Form) -> tuple[Outputs, Outputs]:
