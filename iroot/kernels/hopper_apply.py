@@ -150,6 +150,13 @@ def _leave(total, staging, written, alpha, beta, FIRST: gl.constexpr, GROUP: gl.
 
 
 @gluon.jit
+def _unit_of(unit, turn, row_blocks, column_blocks, STRIP: gl.constexpr):
+    """u of the tile's matrix."""
+    batch, _, _ = _tile_at(turn, row_blocks, column_blocks, STRIP, 1)
+    return gl.load(unit + batch)
+
+
+@gluon.jit
 def _multiply(
     unit, alpha, beta, stages, staging, full, empty, fetched, written, turns, row_blocks, column_blocks, steps,
     STRIP: gl.constexpr, LAG: gl.constexpr, OVERLAP: gl.constexpr, GROUP: gl.constexpr,
@@ -160,15 +167,18 @@ def _multiply(
     if GROUP == 1 and LAG > 0 and turns * steps > LAG:
         # So far behind the first group, its loop goes on during that one's epilogues.
         mbarrier.wait(full.index(LAG), 0)
+    if unit is not None:
+        scalar = _unit_of(unit, 0, row_blocks, column_blocks, STRIP)
     for turn in range(turns):
         total = _accumulate(stages, full, empty, turn * steps, steps, GROUP)
         of_product = alpha
         of_addend = beta
         if unit is not None:
-            batch, _, _ = _tile_at(turn, row_blocks, column_blocks, STRIP, stages[1].shape[2])
-            factor = gl.sqrt(gl.load(unit + batch))
+            factor = gl.sqrt(scalar)
             of_product *= factor
             of_addend *= factor
+            # The next tile's is here when it is needed.
+            scalar = _unit_of(unit, gl.minimum(turn + 1, turns - 1), row_blocks, column_blocks, STRIP)
         mbarrier.wait(fetched, turn & 1)
         _leave(total, staging, written, of_product, of_addend, 0, GROUP)
 
