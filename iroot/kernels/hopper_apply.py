@@ -164,7 +164,7 @@ def _multiply(
     """A group's part: rows 64 GROUP to 64 GROUP + 63 of every tile."""
     if OVERLAP:
         gdc_wait()
-    if GROUP == 1 and LAG > 0 and turns * steps > LAG:
+    if GROUP == 1 and LAG > 0 and steps > LAG:
         # So far behind the first group, its loop goes on during that one's epilogues.
         mbarrier.wait(full.index(LAG), 0)
     if unit is not None:
