@@ -51,12 +51,14 @@ class Share:
         registers: of a thread at launch, of twelve warps (the copying warp counts as four).
         group_registers: of a thread of a multiplying warp.
         ahead: an update fetches M before the previous kernel is done; M is older than what that kernel waited for.
+        touch: descriptors are read before the previous kernel is done.
     """
 
     stages: int
     registers: int
     group_registers: int
     ahead: bool = False
+    touch: bool = False
 
 
 HALF = Share(stages=6, registers=80, group_registers=104)
@@ -64,7 +66,11 @@ HALF = Share(stages=6, registers=80, group_registers=104)
 
 ALL = Share(stages=12, registers=168, group_registers=240)
 
-SHARES = (HALF, ALL, replace(HALF, ahead=True), replace(ALL, ahead=True))
+SHARES = (
+    HALF,
+    ALL,
+    *(replace(HALF, ahead=ahead, touch=touch) for ahead, touch in ((True, False), (False, True), (True, True))),
+)
 """What a check on a GPU tries."""
 
 SHARE = HALF
@@ -133,7 +139,7 @@ def hopper_small_word_kernel(
     KIND: gl.constexpr, BOTH: gl.constexpr, FINAL: gl.constexpr, HAS_Q: gl.constexpr, HAS_V: gl.constexpr,
     HAS_TRACE: gl.constexpr, COUNT: gl.constexpr, BLOCKS: gl.constexpr, DEPTH: gl.constexpr,
     REGISTERS: gl.constexpr, PROMOTE_K: gl.constexpr, OVERLAP: gl.constexpr, EARLY: gl.constexpr,
-    AHEAD: gl.constexpr,
+    AHEAD: gl.constexpr, TOUCH: gl.constexpr,
 ):  # fmt: skip
     """One tile per program; 64 columns of M and N in each of DEPTH stages, `steps` of them in n.
 
@@ -160,6 +166,11 @@ def hopper_small_word_kernel(
     mbarrier.init(others.index(1), count=2)
     mbarrier.init(others.index(2), count=2)
     mbarrier.init(others.index(3), count=1)
+    touched = others
+    if TOUCH:
+        touched = gl.allocate_shared_memory(gl.int64, [6, 1], mbarrier.MBarrierLayout())
+        for k in gl.static_range(6):
+            mbarrier.init(touched.index(k), count=1)
     fence_async_shared()
     gl.thread_barrier()
     slot = gl.program_id(0)
@@ -193,8 +204,9 @@ def hopper_small_word_kernel(
             (
                 fetch,
                 (
-                    left, right, p_word, q_word, extra, stages, staging, full, empty, others.index(0),
-                    batch, row, col, steps, BOTH, ADDENDS, HAS_E, OVERLAP, EARLY, AHEAD,
+                    left, right, p_word, q_word, extra, (out, mirror, rest_out), stages, staging, full, empty,
+                    others.index(0), touched, batch, row, col, steps, BOTH, ADDENDS, HAS_E, OVERLAP, EARLY, AHEAD,
+                    TOUCH,
                 ),
             ),
         ],
@@ -239,6 +251,7 @@ def hopper_small_word(
         COUNT=triton.next_power_of_2(max(terms, 256)), BLOCKS=triton.next_power_of_2(max(blocks, 32)),
         DEPTH=share.stages, REGISTERS=share.group_registers, PROMOTE_K=tiling.promote_k,
         OVERLAP=chained, EARLY=tiling.lets_next_in, AHEAD=chained and share.ahead and call.kind == UPDATE.value,
+        TOUCH=chained and share.touch,
         num_warps=_GROUP_WARPS, maxnreg=share.registers, launch_pdl=chained,
         # As in Triton's kernel: slices round alike.
         enable_fp_fusion=False,
