@@ -33,10 +33,11 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from iroot.kernels.device_tiles import device_programs
-from iroot.kernels.diagonal_pairs import SIDE, device_pairs, saves_a_wave
+from iroot.kernels.diagonal_pairs import SIDE, device_merged, device_pairs, merges, saves_a_wave
 from iroot.kernels.hopper_blocks import WHOLE, blocks_of, place
 from iroot.kernels.hopper_epilogue import weighted
 from iroot.kernels.hopper_fetch import program_at
+from iroot.kernels.hopper_small_fetch import MERGED, PAIR, fetch
 from iroot.kernels.hopper_sum import KINDS, scaled
 from iroot.kernels.operands import processors
 from iroot.kernels.rehearsal import on_grid
@@ -52,76 +53,12 @@ _REGISTERS = 128
 """Of a thread when two programs of four warps, and four more for the one that fetches, begin."""
 
 _SIDE = gl.constexpr(SIDE)
-_BYTES = gl.constexpr(2 * SIDE**2)
-
-_BEYOND = gl.constexpr(1 << 24)
-"""A row that no matrix has: what is fetched there is zero and costs no memory access."""
 
 _ACCUMULATOR = gl.constexpr(
     gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[WARPS, 1], instr_shape=[16, _SIDE.value, 16])
 )
 _I = gl.constexpr(gl.SliceLayout(1, _ACCUMULATOR.value))
 _J = gl.constexpr(gl.SliceLayout(0, _ACCUMULATOR.value))
-
-
-@gluon.jit
-def _acquaint(view, stage, known):
-    """Have the copy engine read a descriptor, if any, which takes as long as a block of the matrix does."""
-    if view is not None:
-        mbarrier.expect(known, _BYTES)
-        tma.async_copy_global_to_shared(view, [0, _BEYOND, 0], known, place(stage, view))
-
-
-@gluon.jit
-def _fetch_addends(t, z, a, b, full, empty, batch, row, col, step):
-    """A tile of T and one of Z in the stage of `step`."""
-    STAGES: gl.constexpr = a.shape[0]
-    ADDENDS: gl.constexpr = (0 if t is None else 1) + (0 if z is None else 1)
-    if ADDENDS > 0:
-        stage = step % STAGES
-        bar = full.index(stage)
-        mbarrier.wait(empty.index(stage), ((step // STAGES) & 1) ^ 1)
-        mbarrier.expect(bar, ADDENDS * _BYTES)
-        if t is not None:
-            tma.async_copy_global_to_shared(t, [batch, row, col], bar, place(a.index(stage), t))
-        if z is not None:
-            tma.async_copy_global_to_shared(z, [batch, row, col], bar, place(b.index(stage), z))
-
-
-@gluon.jit
-def _fetch(
-    programs, total, steps, left, right, t, z, out, out_2, a, b, full, empty, known, OVERLAP: gl.constexpr
-):  # fmt: skip
-    """The copying warp's part of a program."""
-    STAGES: gl.constexpr = a.shape[0]
-    batch, row, col, pair = program_at(programs, gl.program_id(0), total)
-    last = a.index(STAGES - 1)
-    _acquaint(left, last, known)
-    _acquaint(right, last, known)
-    _acquaint(t, last, known)
-    _acquaint(z, last, known)
-    _acquaint(out, last, known)
-    _acquaint(out_2, last, known)
-    other = left if right is None else right
-    if OVERLAP:
-        # What is above may run while the previous kernel finishes; what is below reads what it wrote.
-        gdc_wait()
-    for step in range(steps):
-        stage = step % STAGES
-        if step == STAGES - 1:
-            mbarrier.wait(known, 0)
-        mbarrier.wait(empty.index(stage), ((step // STAGES) & 1) ^ 1)
-        bar = full.index(stage)
-        k = step * _SIDE
-        mbarrier.expect(bar, 2 * _BYTES)
-        tma.async_copy_global_to_shared(left, [batch, row, k], bar, place(a.index(stage), left))
-        tma.async_copy_global_to_shared(other, [batch, col, k], bar, place(b.index(stage), other))
-    mbarrier.wait(known, 0)
-    if pair == 1:
-        _fetch_addends(t, z, a, b, full, empty, batch, row, row, steps)
-        _fetch_addends(t, z, a, b, full, empty, batch, col, col, steps + 1)
-    else:
-        _fetch_addends(t, z, a, b, full, empty, batch, row, col, steps)
 
 
 @gluon.jit
@@ -154,6 +91,31 @@ def _accumulate(a, b, full, empty, steps, PAIR: gl.constexpr):
         first = warpgroup_mma_wait(num_outstanding=0, deps=(first,))
         second = first
     # No warp multiplies any more: every stage but those of the addends is free.
+    gl.thread_barrier()
+    return first, second
+
+
+@gluon.jit
+def _accumulate_merged(a, b, full, empty, steps):
+    """A tile's products and those of the one on the diagonal; of every two stages the second has b alone."""
+    STAGES: gl.constexpr = a.shape[0]
+    first = warpgroup_mma_init(gl.zeros([_SIDE, _SIDE], gl.float32, _ACCUMULATOR))
+    second = warpgroup_mma_init(gl.zeros([_SIDE, _SIDE], gl.float32, _ACCUMULATOR))
+    for step in range(0, 2 * steps, 2):
+        stage = step % STAGES
+        after = (step + 1) % STAGES
+        left = a.index(stage)
+        mbarrier.wait(full.index(stage), (step // STAGES) & 1)
+        mbarrier.wait(full.index(after), ((step + 1) // STAGES) & 1)
+        first = warpgroup_mma(left, b.index(stage).permute((1, 0)), first, is_async=True)
+        second = warpgroup_mma(left, b.index(after).permute((1, 0)), second, is_async=True)
+        first, second = warpgroup_mma_wait(num_outstanding=2, deps=(first, second))
+        first = warpgroup_mma_init(first)
+        second = warpgroup_mma_init(second)
+        gl.thread_barrier()
+        mbarrier.arrive(empty.index((step + 2 * STAGES - 2) % STAGES), count=1, pred=step > 0)
+        mbarrier.arrive(empty.index((step + 2 * STAGES - 1) % STAGES), count=1, pred=step > 0)
+    first, second = warpgroup_mma_wait(num_outstanding=0, deps=(first, second))
     gl.thread_barrier()
     return first, second
 
@@ -210,16 +172,33 @@ def _finish(
 
 
 @gluon.jit
+def _finish_both(
+    first, second, a, b, full, out, out_2, squares, batch, row, col, last, terms, terms_2, addends_at,
+    HAS_T: gl.constexpr, HAS_Z: gl.constexpr,
+):  # fmt: skip
+    """A tile's sums, and those of the one on the diagonal at `last`."""
+    RESULTS: gl.constexpr = 1 if out_2 is None else 2
+    free = addends_at + (2 if HAS_T or HAS_Z else 0)
+    _finish(
+        first, a, b, full, out, out_2, squares, batch, row, col, terms, terms_2, addends_at, free, HAS_T, HAS_Z
+    )  # fmt: skip
+    if squares is not None:
+        squares += 1
+    _finish(
+        second, a, b, full, out, out_2, squares, batch, last, last, terms, terms_2, addends_at + 1, free + RESULTS,
+        HAS_T, HAS_Z,
+    )  # fmt: skip
+
+
+@gluon.jit
 def _consume(
     programs, total, per_matrix, pairs, count, margin, steps, out, out_2, squares, norms, unit, a, b, full, empty,
     known, terms, terms_2,
     SCALING: gl.constexpr, COUNT: gl.constexpr, HAS_T: gl.constexpr, HAS_Z: gl.constexpr, OVERLAP: gl.constexpr,
 ):  # fmt: skip
     """The multiplying warps' part of a program."""
-    RESULTS: gl.constexpr = 1 if out_2 is None else 2
-    ADDENDS: gl.constexpr = (1 if HAS_T else 0) + (1 if HAS_Z else 0)
     slot = gl.program_id(0)
-    batch, row, col, pair = program_at(programs, slot, total)
+    batch, row, col, kind = program_at(programs, slot, total)
     if squares is not None:
         # Two tiles of every pair, which come first.
         squares += slot + batch * pairs + gl.minimum(slot - batch * per_matrix, pairs)
@@ -228,23 +207,22 @@ def _consume(
         gdc_wait()
         gdc_launch_dependents()
     terms, terms_2 = scaled(norms, unit, slot, per_matrix, count, margin, batch, terms, terms_2, SCALING, COUNT)
-    if pair == 1:
+    if kind == PAIR:
         first, second = _accumulate(a, b, full, empty, steps, True)
         mbarrier.wait(known, 0)
-        free = steps + (2 if ADDENDS > 0 else 0)
-        _finish(
-            first, a, b, full, out, out_2, squares, batch, row, row, terms, terms_2, steps, free, HAS_T, HAS_Z
+        _finish_both(
+            first, second, a, b, full, out, out_2, squares, batch, row, row, col, terms, terms_2, steps, HAS_T, HAS_Z
         )  # fmt: skip
-        if squares is not None:
-            squares += 1
-        _finish(
-            second, a, b, full, out, out_2, squares, batch, col, col, terms, terms_2, steps + 1, free + RESULTS,
-            HAS_T, HAS_Z,
+    elif kind == MERGED:
+        first, second = _accumulate_merged(a, b, full, empty, steps)
+        mbarrier.wait(known, 0)
+        _finish_both(
+            first, second, a, b, full, out, out_2, None, batch, row, col, row, terms, terms_2, 2 * steps, HAS_T, HAS_Z
         )  # fmt: skip
     else:
         first, second = _accumulate(a, b, full, empty, steps, False)
         mbarrier.wait(known, 0)
-        free = steps + (1 if ADDENDS > 0 else 0)
+        free = steps + (1 if HAS_T or HAS_Z else 0)
         _finish(
             first, a, b, full, out, out_2, squares, batch, row, col, terms, terms_2, steps, free, HAS_T, HAS_Z
         )  # fmt: skip
@@ -254,7 +232,7 @@ def _consume(
 
 @gluon.jit(do_not_specialize=["total", "per_matrix", "pairs", "count", "steps"])
 def hopper_small_sum_kernel(
-    programs,  # (programs, 4) int32: tiling.Program, or diagonal_pairs.paired_schedule
+    programs,  # (programs, 4) int32: tiling.Program, or as in diagonal_pairs
     left, right,  # (batches, n, depth) in blocks of (1, 64, 64); right is None for a square
     t, z,  # (batches, n, n) symmetric, in blocks of (1, 64, 64); or None
     out, out_2,  # the same; out_2 may be None
@@ -293,7 +271,7 @@ def hopper_small_sum_kernel(
                     SCALING, COUNT, HAS_T, HAS_Z, OVERLAP,
                 ),
             ),
-            (_fetch, (programs, total, steps, left, right, t, z, out, out_2, a, b, full, empty, known, OVERLAP)),
+            (fetch, (programs, total, steps, left, right, t, z, out, out_2, a, b, full, empty, known, OVERLAP)),
         ],
         [1],
         [REGISTERS],
@@ -313,8 +291,11 @@ def hopper_small_sums(
     M, N = matrices.M, matrices.N
     batches, n, depth = M.shape
     paired = M is N and saves_a_wave(n, batches, processors=processors(M.device))
+    merged = 0 if M is N or squares is not None else merges(n, batches, processors=processors(M.device))
     if paired:
         programs = device_pairs(n, batches, M.device)
+    elif merged:
+        programs = device_merged(n, batches, merged, M.device)
     else:
         programs = device_programs(n, batches, tiling.block, tiling.tail, M.device)
     total = programs.shape[0]

@@ -15,7 +15,14 @@ if DEVICE.type == "cpu":  # read when the kernels are defined, and again when th
 
 from iroot.kernels import symmetric_sum  # noqa: E402
 from iroot.kernels.device_tiles import device_programs  # noqa: E402
-from iroot.kernels.diagonal_pairs import device_pairs, paired_schedule, saves_a_wave  # noqa: E402
+from iroot.kernels.diagonal_pairs import (  # noqa: E402
+    device_merged,
+    device_pairs,
+    merged_schedule,
+    merges,
+    paired_schedule,
+    saves_a_wave,
+)
 from iroot.kernels.hopper import lacks_gluon  # noqa: E402
 from iroot.kernels.symmetric_sum import (  # noqa: E402
     UNSCALED,
@@ -57,6 +64,24 @@ def test_pairs_fill_one_wave_of_an_h100_less() -> None:
         (n, batches) for n in (512, 768, 1024) for batches in (1, 2, 3) if saves_a_wave(n, batches, processors=132)
     ]
     assert taken == [(1024, 1), (1024, 2), (1024, 3)]
+
+
+@pytest.mark.parametrize(("n", "merged"), [(1024, 4), (1000, 15), (128, 1), (65, 1), (520, 0)])
+def test_tiles_on_the_diagonal_join_their_left_neighbours(n: int, merged: int) -> None:
+    found = Counter[tuple[int, int, int]]()
+    programs = merged_schedule(n, 2, merged)
+    for batch, row, col, kind in programs:
+        assert kind in ((2,) if row == col + 64 and kind else (0,))
+        found.update([(batch, row, col)] + [(batch, row, row)] * (kind == 2))
+    assert found == Counter((tile.batch, tile.row, tile.col) for tile in schedule(n, 2, 64, 0))
+    assert sum(program.wide for program in programs) == 2 * 2 * merged
+    assert device_merged(n, 2, merged, torch.device("cpu")).tolist() == [list(program) for program in programs]
+
+
+def test_as_many_join_as_full_waves_have_no_place_for() -> None:
+    found = [merges(n, batches, processors=132) for n, batches in ((1024, 1), (1024, 2), (768, 1), (1280, 1), (768, 2))]
+    assert found == [4, 4, 0, 0, 0]  # of 136, 272, 78, 210 and 156 tiles
+    assert len(merged_schedule(1024, 2, 4)) == 2 * 132
 
 
 def posed(batches: int, n: int) -> Matrices:
