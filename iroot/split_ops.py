@@ -86,6 +86,7 @@ class KeptWords:
 
     def __init__(self) -> None:
         self._kept = WeakTensorKeyDictionary()
+        self._largest = WeakTensorKeyDictionary()
 
     def words(self, A: Tensor, make: Callable[[Tensor], Words]) -> Words:
         """The words of A, by `make` where they are not kept; not kept of a tensor whose changes cannot be seen."""
@@ -98,6 +99,18 @@ class KeptWords:
         words = make(A)
         self._kept[A] = _Kept(hi=words.hi, lo=words.lo, inverse=words.inverse, stamp=stamp)
         return words
+
+    def note_largest(self, A: Tensor, largest: Tensor | None) -> None:
+        """Absolute entries of A, (batches, any), the largest of each matrix among them; None: not known."""
+        if largest is not None and not A.is_inference():
+            self._largest[A] = (largest, _stamp(A))
+
+    def largest(self, A: Tensor) -> Tensor | None:
+        """What was noted of A as it is, if anything was."""
+        if A.is_inference():
+            return None
+        largest, stamp = self._largest.get(A, (None, None))  # type: ignore[no-untyped-call]
+        return largest if stamp == _stamp(A) else None
 
 
 def _stamp(A: Tensor) -> Hashable:
@@ -155,12 +168,19 @@ class SplitOps(TorchOps):
         inverse = None if scale is None else 1.0 / scale
         return Words(hi=hi, lo=(scaled - hi).to(self._format), inverse=inverse, matrix=A)
 
+    def symmetric_quadratic(self, A: Tensor, a: float, b: float, c: float) -> Tensor:
+        """a I + b A + c A^2 for A symmetric."""
+        words = self.split(A)
+        return self._words_multiply_add(words, words, words.matrix, c, b, identity=a)
+
     def _multiply_add(self, A: Tensor, B: Tensor, C: Tensor | None, alpha: float, beta: float) -> Tensor:
         left = self.split(A)
         return self._words_multiply_add(left, left if B is A else self.split(B), C, alpha, beta)
 
-    def _words_multiply_add(self, A: Words, B: Words, C: Tensor | None, alpha: float, beta: float) -> Tensor:
-        """alpha A B + beta C of operands given by their words, without the last term where C is None."""
+    def _words_multiply_add(
+        self, A: Words, B: Words, C: Tensor | None, alpha: float, beta: float, *, identity: float = 0.0
+    ) -> Tensor:
+        """alpha A B + beta C + identity I of operands given by their words, without the second term where C is None."""
         depth = A.hi.shape[-1]
         size = self._promote_k or max(depth, 1)
         total = _words_product(A, B, slice(0, size))
@@ -172,7 +192,10 @@ class SplitOps(TorchOps):
             total = total.mul_(alpha)
         if total.shape[-2] == total.shape[-1]:
             total.diagonal(dim1=-2, dim2=-1).copy_(_exact_diagonal(A, B).mul_(alpha))
-        return total if C is None else total.add_(C, alpha=beta)
+        total = total if C is None else total.add_(C, alpha=beta)
+        if identity != 0.0:
+            total.diagonal(dim1=-2, dim2=-1).add_(identity)
+        return total
 
 
 def _words_product(A: Words, B: Words, columns: slice) -> Tensor:

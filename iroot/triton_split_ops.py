@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from iroot.kernels.families import is_served
-from iroot.kernels.split_product import split_gram, split_product
+from iroot.kernels.split_product import Factors, product_of_words, split_gram
 from iroot.kernels.split_words import split
 from iroot.precision import SPLIT, Precision
 from iroot.split_ops import SplitOps, Words
@@ -28,7 +28,11 @@ class TritonSplitOps(SplitOps):
         self._layouts = CompiledLayouts(device)
 
     def _make_words(self, A: Tensor) -> Words:
-        return split(A, self._format) if self._layouts.suit("split", A) else super()._make_words(A)
+        largest = None if self._kept is None else self._kept.largest(A)
+        entries = 1 if largest is None else largest.shape[1]
+        if not self._layouts.suit(f"split by {entries}", A):
+            return super()._make_words(A)
+        return split(A, self._format, largest)
 
     def gram(self, G: Tensor) -> Tensor:
         """G G^T, exactly symmetric; G is split once, and only the lower triangle is computed."""
@@ -37,9 +41,17 @@ class TritonSplitOps(SplitOps):
             return super()._words_multiply_add(words, words.mT, None, 1.0, 0.0)
         return split_gram(words, promote_k=self._promote_k)
 
-    def _words_multiply_add(self, A: Words, B: Words, C: Tensor | None, alpha: float, beta: float) -> Tensor:
+    def _words_multiply_add(
+        self, A: Words, B: Words, C: Tensor | None, alpha: float, beta: float, *, identity: float = 0.0
+    ) -> Tensor:
         operands = (A.hi, A.lo, A.matrix, B.hi, B.lo, B.matrix, *(() if C is None else (C,)))
-        if not self._layouts.suit("product", *operands):
-            return super()._words_multiply_add(A, B, C, alpha, beta)
+        # Words of bfloat16 have no scale.
+        measure = self._kept is not None and self._format is torch.float16
+        if not self._layouts.suit("measured product" if measure else "product", *operands):
+            return super()._words_multiply_add(A, B, C, alpha, beta, identity=identity)
         C = None if C is None else C.to(self.storage)
-        return split_product(A, B, C, alpha=float(alpha), beta=float(beta), promote_k=self._promote_k)
+        factors = Factors(alpha=float(alpha), beta=float(beta), identity=float(identity))
+        result = product_of_words(A, B, C, factors, promote_k=self._promote_k, measure=measure)
+        if self._kept is not None:
+            self._kept.note_largest(result.matrix, result.largest)
+        return result.matrix

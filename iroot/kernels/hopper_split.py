@@ -177,27 +177,39 @@ def _multiply(
 
 @gluon.jit
 def _leave(
-    part, block, d, exact, factor, alpha, beta, batch, row, col, HAS_C: gl.constexpr, HAS_DIAGONAL: gl.constexpr
+    part, block, d, exact, factor, terms, batch, row, col, m, bits, HAS_C: gl.constexpr, HAS_DIAGONAL: gl.constexpr,
+    MEASURES: gl.constexpr,
 ):  # fmt: skip
-    """d[row:, col:] = factor part, with the exact diagonal, + beta C, which lies in `block`, on its way from there."""
+    """d[row:, col:] = factor part, with the exact diagonal, + beta C, which lies in `block`, on its way from there.
+
+    Returns the larger of `bits` and what has the largest absolute value, by rows.
+    """
+    alpha, beta, identity = terms
     value = part * factor
     if HAS_DIAGONAL:
         i = row + gl.arange(0, 64, layout=_ROWS_OF_PART)
-        j = col + gl.arange(0, 64, layout=gl.SliceLayout(0, _PART))
-        value = gl.where(i[:, None] == j[None, :], (alpha * exact)[:, None], value)
+        on_diagonal = i[:, None] == (col + gl.arange(0, 64, layout=gl.SliceLayout(0, _PART)))[None, :]
+        value = gl.where(on_diagonal, (alpha * exact)[:, None], value)
     if HAS_C:
         value = gl.fma(block.load(_PART), beta, value)
+    if HAS_DIAGONAL:
+        value = gl.where(on_diagonal & (i < m)[:, None], value + identity, value)
+    if MEASURES:
+        # In the order of the absolute values, NaN above infinity. Beyond the edge there are zeros.
+        bits = gl.maximum(bits, gl.max(value.to(gl.int32, bitcast=True) & 0x7FFFFFFF, 1))
     block.store(value)
     fence_async_shared()
     gl.thread_barrier()
     tma.async_copy_shared_to_global(d, [batch, row, col], place(block, d))
+    return bits
 
 
 @gluon.jit
 def _consume(
-    d, a, b, full, empty, inverses, diagonal, m, tiles, row_blocks, column_blocks, steps, alpha, beta,
+    d, a, b, full, empty, inverses, diagonal, largest, m, tiles, row_blocks, column_blocks, steps, terms,
     COLUMNS: gl.constexpr, STRIP: gl.constexpr, PROMOTE_K: gl.constexpr, B_ALONG_K: gl.constexpr, HAS_C: gl.constexpr,
-    HAS_SCALES: gl.constexpr, HAS_DIAGONAL: gl.constexpr, OVERLAP: gl.constexpr, GROUP_: gl.constexpr,
+    HAS_SCALES: gl.constexpr, HAS_DIAGONAL: gl.constexpr, MEASURES: gl.constexpr, OVERLAP: gl.constexpr,
+    GROUP_: gl.constexpr,
 ):  # fmt: skip
     """A group's part of a program: rows 64 GROUP_ to 64 GROUP_ + 63 of its tiles."""
     if OVERLAP:
@@ -210,9 +222,9 @@ def _consume(
         row = 128 * row + 64 * GROUP_
         col *= COLUMNS
         # Before the loop, under which they arrive.
-        factor = alpha
+        factor = terms[0]
         if HAS_SCALES:
-            factor = alpha * (gl.load(inverses[0] + batch) * gl.load(inverses[1] + batch))
+            factor = terms[0] * (gl.load(inverses[0] + batch) * gl.load(inverses[1] + batch))
         exact = gl.zeros([64], gl.float32, _ROWS_OF_PART)
         if HAS_DIAGONAL:
             i = row + gl.arange(0, 64, layout=_ROWS_OF_PART)
@@ -226,22 +238,31 @@ def _consume(
         slot = begin + steps
         stage = slot % DEPTH
         mbarrier.wait(full.index(stage), (slot // DEPTH) & 1)
+        bits = gl.zeros([64], gl.int32, _ROWS_OF_PART)
         if COLUMNS == 64:
             block = _own_block(a, b, stage, GROUP_, 0, COLUMNS)
-            _leave(total, block, d, exact, factor, alpha, beta, batch, row, col, HAS_C, HAS_DIAGONAL)
+            bits = _leave(
+                total, block, d, exact, factor, terms, batch, row, col, m, bits, HAS_C, HAS_DIAGONAL, MEASURES
+            )  # fmt: skip
         else:
             halves = total.reshape([64, 2, 64]).permute((0, 2, 1)).split()
             for half in gl.static_range(2):
                 part = gl.convert_layout(halves[half], _PART, assert_trivial=True)
                 block = _own_block(a, b, stage, GROUP_, half, COLUMNS)
-                _leave(part, block, d, exact, factor, alpha, beta, batch, row, col + 64 * half, HAS_C, HAS_DIAGONAL)
+                bits = _leave(
+                    part, block, d, exact, factor, terms, batch, row, col + 64 * half, m, bits,
+                    HAS_C, HAS_DIAGONAL, MEASURES,
+                )  # fmt: skip
+        if MEASURES:
+            slot_of_tile = 2 * (first + turn * stride) + GROUP_
+            gl.store(largest + slot_of_tile, gl.max(bits, 0).to(gl.float32, bitcast=True))
     # Shared memory must last as long as anything is read from it.
     tma.store_wait(0)
 
 
 @gluon.jit(
     do_not_specialize=["m", "tiles", "row_blocks", "column_blocks", "steps"],
-    do_not_specialize_on_alignment=["a_inverse", "b_inverse", "diagonal"],
+    do_not_specialize_on_alignment=["a_inverse", "b_inverse", "diagonal", "largest"],
 )
 def hopper_split_kernel(
     a_hi, a_lo,  # (batches, m, depth) in blocks of (1, 128, 64)
@@ -249,13 +270,14 @@ def hopper_split_kernel(
     c, d,  # (batches, m, n) float32 in blocks of (1, 64, 64)
     a_inverse, b_inverse,  # (batches,)
     diagonal,  # (batches, m): of A B
-    m, tiles, row_blocks, column_blocks, steps, alpha, beta,
+    largest,  # (batches, 2 tiles of a matrix) float32: largest absolute entries of both halves of d's tiles
+    m, tiles, row_blocks, column_blocks, steps, alpha, beta, identity,
     COLUMNS: gl.constexpr, STRIP: gl.constexpr, PROMOTE_K: gl.constexpr, B_ALONG_K: gl.constexpr, HAS_C: gl.constexpr,
-    HAS_SCALES: gl.constexpr, HAS_DIAGONAL: gl.constexpr, DEPTH: gl.constexpr, OVERLAP: gl.constexpr,
-    EARLY: gl.constexpr,
+    HAS_SCALES: gl.constexpr, HAS_DIAGONAL: gl.constexpr, MEASURES: gl.constexpr, DEPTH: gl.constexpr,
+    OVERLAP: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
     """Tiles of 128 x COLUMNS: program, program + programs, ... of `tiles`; 64 columns of the words in each of DEPTH
-    stages, `steps` of them in the depth. What HAS_C, HAS_SCALES and HAS_DIAGONAL deny is not read.
+    stages, `steps` of them in the depth. What HAS_C, HAS_SCALES, HAS_DIAGONAL and MEASURES deny is not used.
     """
     DTYPE: gl.constexpr = a_hi.dtype
     # Of a stage: both groups' rows of A_h, of A_l; B_h, B_l.
@@ -276,15 +298,17 @@ def hopper_split_kernel(
             (
                 _consume,
                 (
-                    d, a, b, full, empty, (a_inverse, b_inverse), diagonal, m, tiles, row_blocks, column_blocks, steps,
-                    alpha, beta, COLUMNS, STRIP, PROMOTE_K, B_ALONG_K, HAS_C, HAS_SCALES, HAS_DIAGONAL, OVERLAP, 0,
+                    d, a, b, full, empty, (a_inverse, b_inverse), diagonal, largest, m, tiles, row_blocks,
+                    column_blocks, steps, (alpha, beta, identity),
+                    COLUMNS, STRIP, PROMOTE_K, B_ALONG_K, HAS_C, HAS_SCALES, HAS_DIAGONAL, MEASURES, OVERLAP, 0,
                 ),
             ),
             (
                 _consume,
                 (
-                    d, a, b, full, empty, (a_inverse, b_inverse), diagonal, m, tiles, row_blocks, column_blocks, steps,
-                    alpha, beta, COLUMNS, STRIP, PROMOTE_K, B_ALONG_K, HAS_C, HAS_SCALES, HAS_DIAGONAL, OVERLAP, 1,
+                    d, a, b, full, empty, (a_inverse, b_inverse), diagonal, largest, m, tiles, row_blocks,
+                    column_blocks, steps, (alpha, beta, identity),
+                    COLUMNS, STRIP, PROMOTE_K, B_ALONG_K, HAS_C, HAS_SCALES, HAS_DIAGONAL, MEASURES, OVERLAP, 1,
                 ),
             ),
             (
@@ -320,11 +344,13 @@ def hopper_split(product: SplitProduct, blocking: Blocking, *, persistent: bool 
         *(blocks_of(B, columns, _STEP) if product.b_hi.along_k else blocks_of(B.mT, _STEP, columns) for B in right),
         result if C is None else blocks_of(C, 64, 64), result,
         *(D if inverse is None else inverse for inverse in product.inverses),
-        D if product.diagonal is None else product.diagonal,
-        m, tiles, row_blocks, column_blocks, triton.cdiv(depth, _STEP), product.alpha, product.beta,
+        D if product.diagonal is None else product.diagonal, D if product.largest is None else product.largest,
+        m, tiles, row_blocks, column_blocks, triton.cdiv(depth, _STEP),
+        product.factors.alpha, product.factors.beta, product.factors.identity,
         COLUMNS=columns, STRIP=GROUP, PROMOTE_K=product.promote_k, B_ALONG_K=product.b_hi.along_k, HAS_C=C is not None,
-        HAS_SCALES=product.inverses[0] is not None, HAS_DIAGONAL=product.diagonal is not None, DEPTH=STAGES[columns],
-        OVERLAP=True, EARLY=blocking.rows * columns <= EARLY_AREA,
+        HAS_SCALES=product.inverses[0] is not None, HAS_DIAGONAL=product.diagonal is not None,
+        MEASURES=product.largest is not None, DEPTH=STAGES[columns], OVERLAP=True,
+        EARLY=blocking.rows * columns <= EARLY_AREA,
         num_warps=_GROUP_WARPS, launch_pdl=True,
         # What Triton's kernel fuses is written out.
         enable_fp_fusion=False,

@@ -12,7 +12,7 @@ Gram matrix only tiles that reach the diagonal or lie below it are computed, and
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from iroot.errors import InvalidInputError
+from iroot.kernels.exact_diagonal import exact_diagonal
 from iroot.kernels.hopper import lacks_gluon
 from iroot.kernels.mainloop import place_in_strips
 from iroot.kernels.multiply_add import EARLY_AREA, Blocking
@@ -35,28 +36,6 @@ from iroot.kernels.operands import (
 )
 from iroot.kernels.rehearsal import on_grid
 from iroot.split_ops import Words
-
-
-@triton.jit
-def _diagonal_kernel(
-    a, a_batch, a_row, a_column,  # (batches, n, depth) float32
-    b, b_batch, b_row, b_column,  # (batches, depth, n) float32
-    diagonal,  # (batches, n): sums of a[i, k] b[k, i] over k
-    n, depth,
-    ROWS: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    """ROWS entries per program, each in BLOCK_K partial sums."""
-    batch = tl.program_id(1).to(tl.int64)
-    i = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
-    left = a + batch * a_batch + i[:, None] * a_row
-    right = b + batch * b_batch + i[:, None] * b_column
-    total = tl.zeros((ROWS, BLOCK_K), tl.float32)
-    for start in range(0, depth, BLOCK_K):
-        k = (start + tl.arange(0, BLOCK_K)[None, :]).to(tl.int64)
-        inside = (i[:, None] < n) & (k < depth)
-        left_block = tl.load(left + k * a_column, mask=inside, other=0.0)
-        total += left_block * tl.load(right + k * b_row, mask=inside, other=0.0)
-    tl.store(diagonal + batch * n + i, tl.sum(total, 1), mask=i < n)
 
 
 @triton.jit
@@ -117,7 +96,8 @@ def _split_product_kernel(
     d_mirror, entries, stride_batch, pitch,  # d in blocks of COLUMNS x ROWS and by address; None for all tiles
     a_inverse, b_inverse,  # (batches,), or None
     diagonal,  # (batches, m): of A B, or None to keep the tensor cores' own
-    m, row_blocks, column_blocks, depth, alpha, beta,
+    largest,  # (batches, 2 tiles) float32: largest absolute entries of both halves of d's tiles, or None
+    m, row_blocks, column_blocks, depth, alpha, beta, identity,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr, PROMOTE_K: tl.constexpr, GROUP: tl.constexpr,
     A_ALONG_K: tl.constexpr, B_ALONG_K: tl.constexpr, OVERLAP: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
@@ -158,27 +138,23 @@ def _split_product_kernel(
     value = total * factor
     if diagonal is not None:
         i = row + tl.arange(0, ROWS)
-        j = col + tl.arange(0, COLUMNS)
+        on_diagonal = i[:, None] == (col + tl.arange(0, COLUMNS))[None, :]
         exact = tl.load(diagonal + batch.to(tl.int64) * m + i, mask=i < m, other=0.0)
-        value = tl.where(i[:, None] == j[None, :], (alpha * exact)[:, None], value)
+        value = tl.where(on_diagonal, (alpha * exact)[:, None], value)
     if c is not None:
         # One rounding, and the same one at every entry: left to itself, the compiler fuses either product.
         value = tl.fma(c.load([batch, row, col]).reshape(ROWS, COLUMNS), beta, value)
+    if diagonal is not None:
+        value = tl.where(on_diagonal & (i < m)[:, None], value + identity, value)
+    if largest is not None:
+        # As bits, which are in the order of the absolute values, NaN above infinity. Beyond the edge there are zeros.
+        bits = tl.max(value.to(tl.int32, bitcast=True) & 0x7FFFFFFF, 1)
+        halves = tl.max(tl.reshape(bits, (2, ROWS // 2)), 1).to(tl.float32, bitcast=True)
+        tl.store(largest + 2 * tl.program_id(0).to(tl.int64) + tl.arange(0, 2), halves)
     if d_mirror is not None:
         _store_twice(value, d, d_mirror, entries, stride_batch, pitch, m, batch, row, col, ROWS, COLUMNS)
     else:
         d.store([batch, row, col], value.reshape(1, ROWS, COLUMNS))
-
-
-def exact_diagonal(A: Tensor, B: Tensor) -> Tensor:
-    """The diagonal of A B, (batches, n), for A (..., n, k) and B (..., k, n) float32 of any strides."""
-    A, B = (M.reshape(-1, *M.shape[-2:]) for M in (A, B))
-    batches, n, depth = A.shape
-    diagonal = torch.empty(batches, n, dtype=torch.float32, device=A.device)
-    _diagonal_kernel[(triton.cdiv(n, _DIAGONAL_ROWS), batches)](
-        A, *A.stride(), B, *B.stride(), diagonal, n, depth, ROWS=_DIAGONAL_ROWS, BLOCK_K=_DIAGONAL_K, num_warps=4
-    )
-    return diagonal
 
 
 def split_product(
@@ -192,6 +168,8 @@ def split_product(
     blocking: Blocking | None = None,
 ) -> Tensor:
     """alpha A B + beta C in float32, A and B given by their words; the diagonal of a square A B is `exact_diagonal`'s.
+
+    `product_of_words` has an identity term too, and says which entries are large.
 
     Args:
         A: (..., m, k).
@@ -208,7 +186,17 @@ def split_product(
     Raises:
         InvalidInputError: shapes or dtypes do not match.
     """
-    return _product(A, B, C, (alpha, beta), promote_k, blocking, "all")
+    return _product(A, B, C, Factors(alpha=alpha, beta=beta), promote_k, blocking, "all").matrix
+
+
+def product_of_words(
+    A: Words, B: Words, C: Tensor | None, factors: Factors, *, promote_k: int = 128, measure: bool = False
+) -> Measured:
+    """alpha A B + beta C + identity I as `split_product`, I of a square result; with its tiles' largest entries.
+
+    `iroot.kernels.split_words.split` takes them for the result's scale: a pass over it less.
+    """
+    return _product(A, B, C, factors, promote_k, None, "all", measure=measure)
 
 
 def split_gram(A: Words, *, alpha: float = 1.0, promote_k: int = 128, blocking: Blocking | None = None) -> Tensor:
@@ -227,13 +215,13 @@ def split_gram(A: Words, *, alpha: float = 1.0, promote_k: int = 128, blocking: 
     """
     if blocking is not None and blocking.rows % blocking.columns:
         raise InvalidInputError(f"tiles must be as high as wide or a multiple of it, got {blocking}")
-    return _product(A, A.mT, None, (alpha, 0.0), promote_k, blocking, "lower")
+    return _product(A, A.mT, None, Factors(alpha=alpha), promote_k, blocking, "lower").matrix
 
 
 def _product(
-    A: Words, B: Words, C: Tensor | None, factors: tuple[float, float], promote_k: int, blocking: Blocking | None,
-    tiles: Tiles,
-) -> Tensor:  # fmt: skip
+    A: Words, B: Words, C: Tensor | None, factors: Factors, promote_k: int, blocking: Blocking | None, tiles: Tiles, *,
+    measure: bool = False,
+) -> Measured:  # fmt: skip
     *batch, m, depth = A.hi.shape
     n = B.hi.shape[-1]
     if A.hi.dtype != B.hi.dtype or depth == 0 or tuple(B.hi.shape) != (*batch, depth, n):
@@ -244,10 +232,33 @@ def _product(
     if C is not None and (tuple(C.shape) != (*batch, m, n) or C.dtype != torch.float32):
         raise InvalidInputError(f"C must be float32 {(*batch, m, n)}, got {C.dtype} {tuple(C.shape)}")
     D = empty_aligned((A.hi.shape[:-2].numel(), m, n), torch.float32, A.hi.device)
+    largest = None
     if D.numel():
         blocking = blocking or choose_blocking(m, n, D.shape[0], processors=processors(D.device), tiles=tiles)
-        _launch(posed(A, B, C, D, factors, -(-promote_k // blocking.block_k) * blocking.block_k), blocking, tiles)
-    return D.reshape(*batch, m, n) if len(batch) != 1 else D
+        product = posed(A, B, C, D, factors, -(-promote_k // blocking.block_k) * blocking.block_k)
+        if measure:
+            count = 2 * _count(m, n, blocking, tiles)
+            largest = torch.empty(D.shape[0], count, dtype=torch.float32, device=D.device)
+            product = replace(product, largest=largest)
+        _launch(product, blocking, tiles)
+    return Measured(matrix=D.reshape(*batch, m, n) if len(batch) != 1 else D, largest=largest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factors:
+    """alpha A B + beta C + identity I."""
+
+    alpha: float = 1.0
+    beta: float = 0.0
+    identity: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A matrix and, (batches, any), absolute entries with the largest of each one among them, or None."""
+
+    matrix: Tensor
+    largest: Tensor | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,7 +267,8 @@ class SplitProduct:
 
     Attributes:
         inverses: 1 / scale of A and of B, (batches,).
-        diagonal: (batches, m), of A B.
+        diagonal: (batches, m), of A B; without it there is no identity term.
+        largest: (batches, 2 tiles), written: see the kernel.
         promote_k: a multiple of a step's columns, or 0.
     """
 
@@ -268,15 +280,15 @@ class SplitProduct:
     D: Tensor
     inverses: tuple[Tensor | None, Tensor | None]
     diagonal: Tensor | None
-    alpha: float
-    beta: float
+    largest: Tensor | None
+    factors: Factors
     promote_k: int
 
 
 def posed(
-    A: Words, B: Words, C: Tensor | None, D: Tensor, factors: tuple[float, float], promote_k: int
+    A: Words, B: Words, C: Tensor | None, D: Tensor, factors: Factors, promote_k: int
 ) -> SplitProduct:  # fmt: skip
-    """D = alpha A B + beta C with factors (alpha, beta), its operands as the kernels read them."""
+    """D = alpha A B + beta C + identity I, its operands as the kernels read them, without its largest entries."""
     a_hi, a_lo = _alike(A.hi, A.lo)
     b_hi, b_lo = _alike(B.hi.mT, B.lo.mT)
     addend = None if C is None else operand(C)
@@ -286,7 +298,7 @@ def posed(
         a_hi=a_hi, a_lo=a_lo, b_hi=b_hi, b_lo=b_lo, C=None if addend is None else addend.tensor, D=D,
         inverses=(A.inverse, B.inverse),
         diagonal=exact_diagonal(A.matrix, B.matrix) if D.shape[-2] == D.shape[-1] else None,
-        alpha=factors[0], beta=factors[1], promote_k=promote_k,
+        largest=None, factors=factors, promote_k=promote_k,
     )  # fmt: skip
 
 
@@ -325,8 +337,9 @@ def triton_split(product: SplitProduct, blocking: Blocking, tiles: Tiles) -> Non
         *(word.descriptor(columns, block_k) for word in right),
         None if C is None else descriptor(C, rows, columns), descriptor(D, rows, columns),
         descriptor(D, columns, rows) if lower else None, D if lower else None,
-        *(D.stride()[:2] if lower else (None, None)), *product.inverses, product.diagonal,
-        m, triton.cdiv(m, rows), triton.cdiv(n, columns), product.a_hi.tensor.shape[-1], product.alpha, product.beta,
+        *(D.stride()[:2] if lower else (None, None)), *product.inverses, product.diagonal, product.largest,
+        m, triton.cdiv(m, rows), triton.cdiv(n, columns), product.a_hi.tensor.shape[-1],
+        product.factors.alpha, product.factors.beta, product.factors.identity,
         ROWS=rows, COLUMNS=columns, BLOCK_K=block_k, PROMOTE_K=product.promote_k, GROUP=GROUP,
         A_ALONG_K=product.a_hi.along_k, B_ALONG_K=product.b_hi.along_k, OVERLAP=overlap,
         EARLY=rows * columns <= EARLY_AREA, num_warps=blocking.warps, num_stages=blocking.stages, launch_pdl=overlap,
@@ -350,9 +363,6 @@ GLUON_COLUMNS: tuple[int, ...] = ()
 
 GROUP = 8
 """Rows of tiles in a strip."""
-
-# 8 float32 of a row are a sector of 32 bytes; 128 programs at n = 1024.
-_DIAGONAL_ROWS, _DIAGONAL_K = 8, 256
 
 # Time of a tile in that of a 128 x 128 one, as `multiply_add`'s (H100, bfloat16, 2026-11-22). Three accumulators take
 # 192 registers of a thread in each of them.

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -14,18 +16,18 @@ from iroot.errors import InvalidInputError
 from iroot.kernels.operands import OPERAND_DTYPES, TRITON_DTYPES, empty_aligned
 from iroot.split_ops import SMALLEST, Words
 
-_SMALLEST = tl.constexpr(SMALLEST)
+_SMALLEST_EXPONENT = tl.constexpr(126 + math.frexp(SMALLEST)[1])  # biased
 _ROWS, _COLUMNS = 16, 128
 
 
-@triton.jit(do_not_specialize=["m", "column_blocks"])
+@triton.jit(do_not_specialize=["count", "m", "column_blocks"])
 def _split_kernel(
     matrix, stride_batch, stride_row,  # (batches, m, n) float32 with contiguous rows
-    largest,  # (batches,) largest absolute entries, or None for words without a scale
+    largest, count,  # (batches, count) absolute entries, the largest among them; None for words without a scale
     hi, lo, pitch,  # (batches, m, n) in rows of `pitch`
     inverse,  # (batches,): 1 / scale
     m, n, column_blocks,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DTYPE: tl.constexpr,
+    COUNT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """ROWS x COLUMNS entries per program."""
     block = tl.program_id(0)
@@ -35,10 +37,11 @@ def _split_kernel(
     inside = (row < m) & (col < n)
     value = tl.load(matrix + batch * stride_batch + row * stride_row + col, mask=inside, other=0.0)
     if largest is not None:
-        size = tl.load(largest + batch)
-        size = tl.where(size < _SMALLEST, _SMALLEST, size)
+        i = tl.arange(0, COUNT)
+        # Bits of floats that are not negative are in the order of the floats, NaN above infinity.
+        size = tl.load(largest + batch * count + i, mask=i < count, other=0.0).to(tl.int32, bitcast=True)
         # Exponents, biased by 127: of 2^14 / 2^e and of its inverse. A quotient of floats need not be a power of two.
-        exponent = (size.to(tl.int32, bitcast=True) >> 23) & 0xFF
+        exponent = tl.maximum(tl.max(size, 0) >> 23, _SMALLEST_EXPONENT)
         value *= ((268 - exponent) << 23).to(tl.float32, bitcast=True)
         if block == 0:
             tl.store(inverse + batch, ((exponent - 14) << 23).to(tl.float32, bitcast=True))
@@ -48,12 +51,13 @@ def _split_kernel(
     tl.store(lo + place, (value - head.to(tl.float32)).to(DTYPE), mask=inside)
 
 
-def split(A: Tensor, dtype: torch.dtype) -> Words:
+def split(A: Tensor, dtype: torch.dtype, largest: Tensor | None = None) -> Words:
     """The two words of each matrix of A (..., m, n) float32, those of float16 with a scale.
 
     Args:
         A: any strides; a matrix with neither contiguous rows nor contiguous columns is copied first.
         dtype: bfloat16 or float16.
+        largest: (batches, any) absolute entries of A, the largest of each matrix among them, if they are known.
 
     Raises:
         InvalidInputError: A is not float32, or `dtype` is another.
@@ -61,19 +65,23 @@ def split(A: Tensor, dtype: torch.dtype) -> Words:
     if A.dtype != torch.float32 or dtype not in OPERAND_DTYPES:
         raise InvalidInputError(f"A must be float32 and its words bfloat16 or float16, got {A.dtype} and {dtype}")
     if A.stride(-1) != 1 and A.stride(-2) == 1:
-        return split(A.mT, dtype).mT
+        return split(A.mT, dtype, largest).mT
     *batch, m, n = A.shape
     flat = A.reshape(-1, m, n)
     flat = flat if flat.stride(-1) == 1 else flat.contiguous()
     hi, lo = (empty_aligned((flat.shape[0], m, n), dtype, A.device) for _ in range(2))
-    largest = inverse = None
-    if dtype is torch.float16:
-        largest = torch.linalg.vector_norm(flat, ord=float("inf"), dim=(-2, -1))
-        inverse = torch.empty_like(largest)
+    inverse = None
+    if dtype is torch.bfloat16:
+        largest = None
+    else:
+        if largest is None:
+            largest = torch.linalg.vector_norm(flat, ord=float("inf"), dim=(-2, -1))[:, None]
+        inverse = torch.empty_like(largest[:, 0])
+    count = 1 if largest is None else largest.shape[1]
     column_blocks = triton.cdiv(n, _COLUMNS)
     _split_kernel[(triton.cdiv(m, _ROWS) * column_blocks, flat.shape[0])](
-        flat, flat.stride(0), flat.stride(1), largest, hi, lo, hi.stride(1), inverse, m, n, column_blocks,
-        ROWS=_ROWS, COLUMNS=_COLUMNS, DTYPE=TRITON_DTYPES[dtype], num_warps=4,
+        flat, flat.stride(0), flat.stride(1), largest, count, hi, lo, hi.stride(1), inverse, m, n, column_blocks,
+        COUNT=triton.next_power_of_2(count), ROWS=_ROWS, COLUMNS=_COLUMNS, DTYPE=TRITON_DTYPES[dtype], num_warps=4,
     )  # fmt: skip
     if len(batch) != 1:
         hi, lo = hi.reshape(*batch, m, n), lo.reshape(*batch, m, n)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from iroot.kernels.multiply_add import Blocking  # noqa: E402
 from iroot.kernels.operands import empty_aligned  # noqa: E402
 from iroot.kernels.split_product import (  # noqa: E402
     BLOCKINGS,
+    Factors,
     SplitProduct,
     is_for_gluon,
     posed,
@@ -51,7 +53,7 @@ def drawn(
     D = empty_aligned((batches, m, n), torch.float32, DEVICE).fill_(torch.nan)
     C = gaussian(batches, m, n, seed=2) if addend else None
     A, B = gaussian(batches, m, depth) / 3.0, turned(B) if along_k else B
-    return posed(split(A, dtype), split(B, dtype), C, D, (0.7, -1.3), promote_k)
+    return posed(split(A, dtype), split(B, dtype), C, D, Factors(alpha=0.7, beta=-1.3, identity=0.3), promote_k)
 
 
 def test_what_coupled_iterations_take_has_a_kernel() -> None:
@@ -70,7 +72,7 @@ def test_other_tiles_sums_and_operands_have_none() -> None:
     assert not takes_gluon(product, WIDE, "lower")
     assert not takes_gluon(replace(product, promote_k=96), WIDE, "all")
     words = split(turned(gaussian(1, 16, 24)), HALF)
-    along_m = posed(words, split(gaussian(1, 24, 16), HALF), None, product.D, (1.0, 1.0), 128)
+    along_m = posed(words, split(gaussian(1, 24, 16), HALF), None, product.D, Factors(), 128)
     assert not along_m.a_hi.along_k
     assert not takes_gluon(along_m, WIDE, "all")
 
@@ -90,11 +92,16 @@ def test_dispatch(monkeypatch: pytest.MonkeyPatch) -> None:
 def by_both(product: SplitProduct, blocking: Blocking) -> tuple[Tensor, Tensor]:
     from iroot.kernels.hopper_split import hopper_split
 
-    expected = replace(product, D=torch.full_like(product.D, torch.nan))
-    product.D.fill_(torch.nan)
-    hopper_split(product, blocking)
-    triton_split(expected, blocking, "all")
-    return product.D, expected.D
+    batches, m, n = product.D.shape
+    results = []
+    for launch in (hopper_split, partial(triton_split, tiles="all")):
+        D = empty_aligned((batches, m, n), torch.float32, DEVICE).fill_(torch.nan)
+        tiles = -(-m // blocking.rows) * -(-n // blocking.columns)
+        largest = torch.full((batches, 2 * tiles), torch.nan, device=DEVICE)
+        launch(replace(product, D=D, largest=largest), blocking)
+        results.append(torch.cat((D.flatten(), largest.flatten())))
+    assert torch.equal(largest.amax(-1), D.abs().amax((-2, -1)))
+    return results[0], results[1]
 
 
 @pytest.mark.gpu

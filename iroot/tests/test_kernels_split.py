@@ -15,12 +15,14 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type == "cpu":  # read when the kernels are defined, and again when they run
     os.environ["TRITON_INTERPRET"] = "1"
 from iroot import triton_split_ops  # noqa: E402
+from iroot.kernels.exact_diagonal import exact_diagonal  # noqa: E402
 from iroot.kernels.families import is_served  # noqa: E402
 from iroot.kernels.multiply_add import Blocking  # noqa: E402
 from iroot.kernels.split_product import (  # noqa: E402
     BLOCKINGS,
+    Factors,
     choose_blocking,
-    exact_diagonal,
+    product_of_words,
     split_gram,
     split_product,
 )
@@ -125,6 +127,53 @@ def test_transposed_operands(transposed: str) -> None:
     assert error(D, A.double() @ B.double() + C.double()) < 2.0**-21
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")  # of the interpreter's NumPy
+@pytest.mark.parametrize("bad", [1.0, float("inf"), float("nan")])
+@pytest.mark.parametrize("shape", [(130, 40, 70), (3, 33, 20, 33), (1, 1, 1)], ids=str)
+def test_a_product_says_how_large_its_entries_are(shape: tuple[int, ...], bad: float) -> None:
+    *batch, m, k, n = shape
+    A, B, C = (gaussian(*batch, *size) for size in ((m, k), (k, n), (m, n)))
+    C[..., m // 2, n // 2] *= bad
+    factors = Factors(alpha=0.5, beta=-2.0, identity=40.0)
+    words = (split(A, torch.float16), split(B, torch.float16))
+    D = product_of_words(*words, C, factors, measure=True)
+    assert D.largest is not None
+    expected = torch.linalg.vector_norm(D.matrix.reshape(-1, m, n), ord=float("inf"), dim=(-2, -1))
+    assert torch.equal(D.largest.amax(-1).nan_to_num(nan=7.0), expected.nan_to_num(nan=7.0))
+    plain = split_product(*words, C, alpha=0.5, beta=-2.0)
+    if m == n:
+        plain.diagonal(dim1=-2, dim2=-1).add_(40.0)
+    assert torch.equal(D.matrix.nan_to_num(nan=7.0), plain.nan_to_num(nan=7.0))
+    anew, known = split(D.matrix, torch.float16), split(D.matrix, torch.float16, D.largest)
+    for mine, right in ((known.hi, anew.hi), (known.lo, anew.lo), (known.inverse, anew.inverse)):
+        assert mine is not None
+        assert right is not None
+        assert torch.equal(mine.nan_to_num(nan=7.0), right.nan_to_num(nan=7.0))
+
+
+def test_no_pass_for_the_largest_entry_of_a_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The norm is of A alone, and of what was changed in place; the root is the same to the last bit."""
+    A = gaussian(40, 40)
+    A = A @ A.mT / 100.0 + torch.eye(40, device=DEVICE)
+    ops, norms = TritonSplitOps(get_precision("fp16x3"), DEVICE), []
+    norm = torch.linalg.vector_norm
+
+    def noted(M: Tensor, **given: object) -> object:
+        norms.append(M.shape)
+        return norm(M, **given)
+
+    def step() -> Tensor:
+        B = ops.symmetric_quadratic(A, 0.5, -1.5, 0.7)
+        Y = ops.symmetric_matmul(A, ops.symmetric_matmul(B, B))
+        return ops.matmul(Y, B.mul_(2.0))
+
+    expected = step()
+    monkeypatch.setattr(torch.linalg, "vector_norm", noted)
+    with ops.arithmetic():
+        assert torch.equal(step(), expected)
+    assert len(norms) == 2
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (70, 300), (3, 20, 33), (2, 2, 9, 600)], ids=str)
 @pytest.mark.parametrize("layout", ["rows", "columns", "strided"])
 def test_diagonals_of_products(shape: tuple[int, ...], layout: str) -> None:
@@ -218,7 +267,7 @@ def test_gram_matrices_take_the_tiles_that_fill_waves(n: int, batches: int, rows
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every launch of a kernel, by name."""
     made: list[str] = []
-    for name in ("split", "split_gram", "split_product"):
+    for name in ("split", "split_gram", "product_of_words"):
         kernel = getattr(triton_split_ops, name)
 
         def counted(
@@ -241,7 +290,7 @@ def test_one_step_agrees_with_the_torch_backend(dtype: torch.dtype, launches: li
         B = ops.symmetric_quadratic(A, 0.5, -1.5, 0.7)
         results.append((A, B, ops.symmetric_apply(B, X, beta=2.0), ops.symmetric_matmul(B, B), ops.matmul_wide(B, X)))
     # The Gram matrix and the squares split one operand.
-    counts = [launches.count(name) for name in ("split", "split_gram", "split_product")]
+    counts = [launches.count(name) for name in ("split", "split_gram", "product_of_words")]
     assert counts == [1 + 1 + 2 + 1 + 2, 1, 4]
     for ours, theirs in zip(*results, strict=True):
         assert error(ours, theirs.double()) < SLACK[dtype] * 4 * precision.unit_roundoff
