@@ -32,7 +32,7 @@ from iroot.kernels.mainloop import place_in_strips
 from iroot.kernels.multiply_add import EARLY_AREA, Blocking
 from iroot.kernels.operands import processors
 from iroot.kernels.rehearsal import on_grid
-from iroot.kernels.split_product import GROUP, SplitProduct
+from iroot.kernels.split_product import STRIP, SplitProduct
 
 STAGES = {128: 3, 64: 4}
 """By a tile's columns: 192 of a multiprocessor's 227 KB; a fourth stage of 64 KB does not fit."""
@@ -110,12 +110,12 @@ def _fetch(
 
 
 @gluon.jit
-def _own_block(a, b, stage, GROUP_: gl.constexpr, HALF: gl.constexpr, COLUMNS: gl.constexpr):
+def _own_block(a, b, stage, GROUP: gl.constexpr, HALF: gl.constexpr, COLUMNS: gl.constexpr):
     """64 x 64 places in float32 for a group's rows: in the stage's words of A, or of B for the second of wide tiles."""
     DEPTH: gl.constexpr = a.shape[0] // 4
     if COLUMNS == 64:
-        block = a._reinterpret(gl.float32, [2 * DEPTH, 64, 64], _SINGLE).index(2 * stage + GROUP_)
-    elif GROUP_ == 0:
+        block = a._reinterpret(gl.float32, [2 * DEPTH, 64, 64], _SINGLE).index(2 * stage + GROUP)
+    elif GROUP == 0:
         block = a._reinterpret(gl.float32, [2 * DEPTH, 64, 64], _SINGLE).index(2 * stage + HALF)
     else:
         block = b._reinterpret(gl.float32, [2 * DEPTH, 64, 64], _SINGLE).index(2 * stage + HALF)
@@ -123,13 +123,13 @@ def _own_block(a, b, stage, GROUP_: gl.constexpr, HALF: gl.constexpr, COLUMNS: g
 
 
 @gluon.jit
-def _step(a, b, full, empty, slot, part, small, going, GROUP_: gl.constexpr, B_ALONG_K: gl.constexpr):
+def _step(a, b, full, empty, slot, part, small, going, GROUP: gl.constexpr, B_ALONG_K: gl.constexpr):
     """part + A_h B_h, done, and small + A_l B_h + A_h B_l, on its way; the slot before is freed."""
     DEPTH: gl.constexpr = a.shape[0] // 4
     stage = slot % DEPTH
     mbarrier.wait(full.index(stage), (slot // DEPTH) & 1)
-    a_hi = a.index(4 * stage + GROUP_)
-    a_lo = a.index(4 * stage + 2 + GROUP_)
+    a_hi = a.index(4 * stage + GROUP)
+    a_lo = a.index(4 * stage + 2 + GROUP)
     b_hi = b.index(2 * stage)
     b_lo = b.index(2 * stage + 1)
     if B_ALONG_K:
@@ -146,7 +146,7 @@ def _step(a, b, full, empty, slot, part, small, going, GROUP_: gl.constexpr, B_A
 
 @gluon.jit
 def _multiply(
-    a, b, full, empty, begin, steps, GROUP_: gl.constexpr, COLUMNS: gl.constexpr, PROMOTE_K: gl.constexpr,
+    a, b, full, empty, begin, steps, GROUP: gl.constexpr, COLUMNS: gl.constexpr, PROMOTE_K: gl.constexpr,
     B_ALONG_K: gl.constexpr,
 ):  # fmt: skip
     """This group's rows of a tile: its large sum, promoted every PROMOTE_K columns (0: never), plus its small one."""
@@ -159,14 +159,14 @@ def _multiply(
     part = warpgroup_mma_init(zero)
     if PROMOTE_K == 0:
         for step in range(steps):
-            part, small = _step(a, b, full, empty, begin + step, part, small, step > 0, GROUP_, B_ALONG_K)
+            part, small = _step(a, b, full, empty, begin + step, part, small, step > 0, GROUP, B_ALONG_K)
         total, rest = warpgroup_mma_wait(num_outstanding=0, deps=(part, small))
     else:
         CHUNK: gl.constexpr = PROMOTE_K // 64
         total = zero
         for start in range(0, steps, CHUNK):
             for step in range(start, gl.minimum(start + CHUNK, steps)):
-                part, small = _step(a, b, full, empty, begin + step, part, small, step > start, GROUP_, B_ALONG_K)
+                part, small = _step(a, b, full, empty, begin + step, part, small, step > start, GROUP, B_ALONG_K)
             done = warpgroup_mma_wait(num_outstanding=2, deps=(part,))
             total += done
             part = warpgroup_mma_init(done)
@@ -209,9 +209,9 @@ def _consume(
     d, a, b, full, empty, inverses, diagonal, largest, m, tiles, row_blocks, column_blocks, steps, terms,
     COLUMNS: gl.constexpr, STRIP: gl.constexpr, PROMOTE_K: gl.constexpr, B_ALONG_K: gl.constexpr, HAS_C: gl.constexpr,
     HAS_SCALES: gl.constexpr, HAS_DIAGONAL: gl.constexpr, MEASURES: gl.constexpr, OVERLAP: gl.constexpr,
-    GROUP_: gl.constexpr,
+    GROUP: gl.constexpr,
 ):  # fmt: skip
-    """A group's part of a program: rows 64 GROUP_ to 64 GROUP_ + 63 of its tiles."""
+    """A group's part of a program: rows 64 GROUP to 64 GROUP + 63 of its tiles."""
     if OVERLAP:
         gdc_wait()
     DEPTH: gl.constexpr = a.shape[0] // 4
@@ -219,7 +219,7 @@ def _consume(
     stride = gl.num_programs(0)
     for turn in range(gl.cdiv(tiles - first, stride)):
         batch, row, col = _place_in_strips(first + turn * stride, row_blocks, column_blocks, STRIP)
-        row = 128 * row + 64 * GROUP_
+        row = 128 * row + 64 * GROUP
         col *= COLUMNS
         # Before the loop, under which they arrive.
         factor = terms[0]
@@ -234,13 +234,13 @@ def _consume(
             # The last tile's result has left its stage, which the first step frees.
             tma.store_wait(0)
             gl.thread_barrier()
-        total = _multiply(a, b, full, empty, begin, steps, GROUP_, COLUMNS, PROMOTE_K, B_ALONG_K)
+        total = _multiply(a, b, full, empty, begin, steps, GROUP, COLUMNS, PROMOTE_K, B_ALONG_K)
         slot = begin + steps
         stage = slot % DEPTH
         mbarrier.wait(full.index(stage), (slot // DEPTH) & 1)
         bits = gl.zeros([64], gl.int32, _ROWS_OF_PART)
         if COLUMNS == 64:
-            block = _own_block(a, b, stage, GROUP_, 0, COLUMNS)
+            block = _own_block(a, b, stage, GROUP, 0, COLUMNS)
             bits = _leave(
                 total, block, d, exact, factor, terms, batch, row, col, m, bits, HAS_C, HAS_DIAGONAL, MEASURES
             )  # fmt: skip
@@ -248,13 +248,13 @@ def _consume(
             halves = total.reshape([64, 2, 64]).permute((0, 2, 1)).split()
             for half in gl.static_range(2):
                 part = gl.convert_layout(halves[half], _PART, assert_trivial=True)
-                block = _own_block(a, b, stage, GROUP_, half, COLUMNS)
+                block = _own_block(a, b, stage, GROUP, half, COLUMNS)
                 bits = _leave(
                     part, block, d, exact, factor, terms, batch, row, col + 64 * half, m, bits,
                     HAS_C, HAS_DIAGONAL, MEASURES,
                 )  # fmt: skip
         if MEASURES:
-            slot_of_tile = 2 * (first + turn * stride) + GROUP_
+            slot_of_tile = 2 * (first + turn * stride) + GROUP
             gl.store(largest + slot_of_tile, gl.max(bits, 0).to(gl.float32, bitcast=True))
     # Shared memory must last as long as anything is read from it.
     tma.store_wait(0)
@@ -347,7 +347,7 @@ def hopper_split(product: SplitProduct, blocking: Blocking, *, persistent: bool 
         D if product.diagonal is None else product.diagonal, D if product.largest is None else product.largest,
         m, tiles, row_blocks, column_blocks, triton.cdiv(depth, _STEP),
         product.factors.alpha, product.factors.beta, product.factors.identity,
-        COLUMNS=columns, STRIP=GROUP, PROMOTE_K=product.promote_k, B_ALONG_K=product.b_hi.along_k, HAS_C=C is not None,
+        COLUMNS=columns, STRIP=STRIP, PROMOTE_K=product.promote_k, B_ALONG_K=product.b_hi.along_k, HAS_C=C is not None,
         HAS_SCALES=product.inverses[0] is not None, HAS_DIAGONAL=product.diagonal is not None,
         MEASURES=product.largest is not None, DEPTH=STAGES[columns], OVERLAP=True,
         EARLY=blocking.rows * columns <= EARLY_AREA,

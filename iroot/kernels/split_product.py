@@ -340,7 +340,7 @@ def triton_split(product: SplitProduct, blocking: Blocking, tiles: Tiles) -> Non
         *(D.stride()[:2] if lower else (None, None)), *product.inverses, product.diagonal, product.largest,
         m, triton.cdiv(m, rows), triton.cdiv(n, columns), product.a_hi.tensor.shape[-1],
         product.factors.alpha, product.factors.beta, product.factors.identity,
-        ROWS=rows, COLUMNS=columns, BLOCK_K=block_k, PROMOTE_K=product.promote_k, GROUP=GROUP,
+        ROWS=rows, COLUMNS=columns, BLOCK_K=block_k, PROMOTE_K=product.promote_k, GROUP=STRIP,
         A_ALONG_K=product.a_hi.along_k, B_ALONG_K=product.b_hi.along_k, OVERLAP=overlap,
         EARLY=rows * columns <= EARLY_AREA, num_warps=blocking.warps, num_stages=blocking.stages, launch_pdl=overlap,
         enable_fp_fusion=False,
@@ -361,7 +361,7 @@ Tiles = Literal["all", "lower"]
 GLUON_COLUMNS: tuple[int, ...] = ()
 """Of tiles, of 128 rows, that take Gluon's kernel on a Hopper GPU: none before it is measured to be faster there."""
 
-GROUP = 8
+STRIP = 8
 """Rows of tiles in a strip."""
 
 # Time of a tile in that of a 128 x 128 one, as `multiply_add`'s (H100, bfloat16, 2026-11-22). Three accumulators take
