@@ -16,7 +16,9 @@ from iroot.registry import TASKS, methods
 from iroot.table_files import shipped_tables
 
 KINDS: tuple[DeviceKind, ...] = ("cuda", "cpu")
-EVERY = [(name, kind) for name in ("accuracy", "neighbours", "production", "quick", "reference", "smoke") for kind in KINDS]
+EVERY = [
+    (name, kind) for name in ("accuracy", "neighbours", "production", "quick", "reference", "smoke") for kind in KINDS
+]
 
 NOT_IN_QUICK = {"gram_apply", "solve"}
 """Tasks that the gate does without: `production` has them."""
