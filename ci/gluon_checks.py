@@ -87,12 +87,12 @@ def gluon_small_sums(device: torch.device) -> Iterator[Found]:
 def gluon_products(device: torch.device) -> Iterator[Found]:
     """Hopper's products with an addend bit for bit against Triton's: tiles of 256 and 128 columns, with u and without.
 
-    The last shape gives a program several tiles.
+    The last two shapes give a program several tiles, in steps of the depth that are many and that are too few.
     """
     from iroot.kernels.hopper_apply import hopper_apply
 
     many = Shape(n=520, batch=14, dtype=torch.float16, turned=False, device=device)
-    for shape in (*shapes(device), many):
+    for shape in (*shapes(device), many, replace(many, n=130, batch=150)):
         n, batch = shape.n, shape.batch
         sides = ((n, shape.depth), (shape.depth, n + 8), (n, n + 8))
         A, B, C = (padded(shape.draw(*side, seed=seed), shape) for seed, side in enumerate(sides))

@@ -7,9 +7,9 @@ Triton's kernel has a tile per program: each begins with an empty pipeline, awai
 store after that, while no tensor core works. Here as many programs as multiprocessors take tile after tile
 (`ci/adr/0027-gluon-on-hopper.md`):
 
-    fetch      one warp: operands, stage by stage, into the next tile too; the addend during the loop
+    fetch      one warp: operands, stage by stage, then the addend in two stages, then the next tile
     multiply   two groups of four warps, 64 rows of the tile each; they do not wait for each other
-    store      one warp: results leave from where the addend lay
+    store      one warp: results leave from where the addend lay, which frees these stages
 
 Gluon has no interpreter: this module is imported where its kernel is launched, and checked against Triton's kernel,
 with which it agrees bit for bit.
@@ -39,59 +39,47 @@ from iroot.kernels.rehearsal import on_grid
 ROWS, STEP = 128, 64
 """Rows of a tile, and columns of A in a stage."""
 
-STAGES = {256: 3, 128: 6}
-"""By columns of a tile: with its addend they fill a multiprocessor's shared memory."""
+STAGES = {256: 4, 128: 7}
+"""By columns of a tile: they fill a multiprocessor's shared memory. At 2048 x 8192 one less of 256 takes 117.3 us
+instead of 112.8 (H100, float16, 2026-11-23)."""
 
-FETCH_STEP = 6
-"""Of the loop over the depth: when a tile's addend is asked for, as in `iroot.kernels.hopper_fetch`."""
-
-LAG = 0
-"""Steps that the second group of warps begins after the first; fewer than stages."""
-
-STRIP = 8
+_STRIP = gl.constexpr(8)
 """Rows of tiles in a strip, as in Triton's kernel."""
 
 _GROUP_WARPS = 4
 _GROUP_REGISTERS = gl.constexpr(240)
 _COPY_REGISTERS = gl.constexpr(24)
 
-_PART = gl.constexpr(gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, PANEL.value, 16]))
-
 _place_in_strips = gluon.jit(place_in_strips.fn)
 
 
 @gluon.jit
-def _tile_at(turn, row_blocks, column_blocks, STRIP: gl.constexpr, COLUMNS: gl.constexpr):
+def _tile_at(turn, row_blocks, column_blocks, COLUMNS: gl.constexpr):
     """Batch, first row and first column of this program's tile."""
     slot = gl.program_id(0) + turn * gl.num_programs(0)
-    batch, row, col = _place_in_strips(slot, row_blocks, column_blocks, STRIP)
+    batch, row, col = _place_in_strips(slot, row_blocks, column_blocks, _STRIP)
     return batch, 128 * row, COLUMNS * col
 
 
 @gluon.jit
-def _fetch(
-    left, right, addend, stages, staging, full, empty, fetched, drained, turns, row_blocks, column_blocks, steps,
-    STRIP: gl.constexpr, FETCH: gl.constexpr, OVERLAP: gl.constexpr,
-):  # fmt: skip
-    """The fetching warp's part: all tiles' operands, as far ahead as there is room, and addends on the way."""
+def _fetch(left, right, addend, stages, full, empty, turns, row_blocks, column_blocks, steps):
+    """The fetching warp's part: a tile's operands and then its addend's halves, as far ahead as there is room."""
     a, b = stages
     DTYPE: gl.constexpr = a.dtype
     DEPTH: gl.constexpr = b.shape[0]
     COLUMNS: gl.constexpr = b.shape[2]
     PANELS: gl.constexpr = COLUMNS // PANEL
+    HALF: gl.constexpr = PANELS // 2
     a_blocks = a._reinterpret(DTYPE, [DEPTH, 1, 2 * PANEL, PANEL], left.layout)
     b_blocks = b._reinterpret(DTYPE, [DEPTH * PANELS, 1, PANEL, PANEL], right.layout)
-    addend_blocks = staging._reinterpret(DTYPE, [PANELS, 1, 2 * PANEL, PANEL], addend.layout)
-    if OVERLAP:
-        # What is above may run while the previous kernel finishes; what is below reads what it wrote.
-        gdc_wait()
-    fetch_at = gl.minimum(steps - 1, FETCH)
+    # What is above may run while the previous kernel finishes; what is below reads what it wrote.
+    gdc_wait()
     for turn in range(turns):
-        batch, row, col = _tile_at(turn, row_blocks, column_blocks, STRIP, COLUMNS)
+        batch, row, col = _tile_at(turn, row_blocks, column_blocks, COLUMNS)
+        first = turn * (steps + 2)
         for k in range(steps):
-            step = turn * steps + k
-            stage = step % DEPTH
-            mbarrier.wait(empty.index(stage), ((step // DEPTH) & 1) ^ 1)
+            stage = (first + k) % DEPTH
+            mbarrier.wait(empty.index(stage), (((first + k) // DEPTH) & 1) ^ 1)
             bar = full.index(stage)
             mbarrier.expect(bar, 2 * PANEL * (2 * PANEL + COLUMNS))
             tma.async_copy_global_to_shared(left, [batch, row, PANEL * k], bar, a_blocks.index(stage))
@@ -99,14 +87,15 @@ def _fetch(
                 tma.async_copy_global_to_shared(
                     right, [batch, PANEL * k, col + PANEL * p], bar, b_blocks.index(stage * PANELS + p)
                 )
-            if k == fetch_at:
-                # The last tile's results have left these places.
-                mbarrier.wait(drained, (turn & 1) ^ 1)
-                mbarrier.expect(fetched, 2 * 2 * PANEL * COLUMNS)
-                for p in gl.static_range(PANELS):
-                    tma.async_copy_global_to_shared(
-                        addend, [batch, row, col + PANEL * p], fetched, addend_blocks.index(p)
-                    )
+        for half in gl.static_range(2):
+            step = first + steps + half
+            stage = step % DEPTH
+            mbarrier.wait(empty.index(stage), ((step // DEPTH) & 1) ^ 1)
+            bar = full.index(stage)
+            mbarrier.expect(bar, 2 * PANEL * COLUMNS)
+            for i in gl.static_range(PANELS):
+                place = [batch, row + PANEL * (i // HALF), col + PANEL * (half * HALF + i % HALF)]
+                tma.async_copy_global_to_shared(addend, place, bar, b_blocks.index(stage * PANELS + i))
 
 
 @gluon.jit
@@ -132,45 +121,43 @@ def _accumulate(stages, full, empty, first, steps, GROUP: gl.constexpr):
 
 
 @gluon.jit
-def _leave(total, staging, written, alpha, beta, FIRST: gl.constexpr, GROUP: gl.constexpr):
-    """alpha total + beta C, rounded, in C's place; panel by panel, so that the first stores begin early."""
-    if total.shape[1] == PANEL:
-        block = staging.index(2 * FIRST + GROUP)
-        part = gl.convert_layout(total, _PART, assert_trivial=True)
-        value = alpha * part + beta * block.load(_PART).to(gl.float32)
-        block.store(value.to(block.dtype))
+def _leave(total, b, full, written, first, alpha, beta, GROUP: gl.constexpr):
+    """alpha total + beta C, rounded, in C's place: half of the columns in step `first`'s stage, half in the next."""
+    DEPTH: gl.constexpr = b.shape[0]
+    WIDTH: gl.constexpr = total.shape[1] // 2
+    LAYOUT: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, WIDTH, 16])
+    blocks = b._reinterpret(b.dtype, [2 * DEPTH, PANEL, WIDTH], WHOLE)
+    halves = total.reshape([PANEL, 2, WIDTH]).permute((0, 2, 1)).split()
+    for half in gl.static_range(2):
+        stage = (first + half) % DEPTH
+        block = blocks.index(2 * stage + GROUP)
+        part = gl.convert_layout(halves[half], LAYOUT, assert_trivial=True)
+        mbarrier.wait(full.index(stage), ((first + half) // DEPTH) & 1)
+        value = alpha * part + beta * block.load(LAYOUT).to(gl.float32)
+        block.store(value.to(b.dtype))
         fence_async_shared()
         gl.thread_barrier()
-        mbarrier.arrive(written.index(2 * FIRST + GROUP), count=1)
-    else:
-        HALF: gl.constexpr = total.shape[1] // 2
-        left, right = total.reshape([PANEL, 2, HALF]).permute((0, 2, 1)).split()
-        _leave(left, staging, written, alpha, beta, FIRST, GROUP)
-        _leave(right, staging, written, alpha, beta, FIRST + HALF // PANEL, GROUP)
+        mbarrier.arrive(written.index(half), count=1)
 
 
 @gluon.jit
-def _unit_of(unit, turn, row_blocks, column_blocks, STRIP: gl.constexpr):
+def _unit_of(unit, turn, row_blocks, column_blocks):
     """u of the tile's matrix."""
-    batch, _, _ = _tile_at(turn, row_blocks, column_blocks, STRIP, 1)
+    batch, _, _ = _tile_at(turn, row_blocks, column_blocks, 1)
     return gl.load(unit + batch)
 
 
 @gluon.jit
 def _multiply(
-    unit, alpha, beta, stages, staging, full, empty, fetched, written, turns, row_blocks, column_blocks, steps,
-    STRIP: gl.constexpr, LAG: gl.constexpr, OVERLAP: gl.constexpr, GROUP: gl.constexpr,
+    unit, alpha, beta, stages, full, empty, written, turns, row_blocks, column_blocks, steps, GROUP: gl.constexpr
 ):  # fmt: skip
     """A group's part: rows 64 GROUP to 64 GROUP + 63 of every tile."""
-    if OVERLAP:
-        gdc_wait()
-    if GROUP == 1 and LAG > 0 and steps > LAG:
-        # So far behind the first group, its loop goes on during that one's epilogues.
-        mbarrier.wait(full.index(LAG), 0)
+    gdc_wait()
     if unit is not None:
-        scalar = _unit_of(unit, 0, row_blocks, column_blocks, STRIP)
+        scalar = _unit_of(unit, 0, row_blocks, column_blocks)
     for turn in range(turns):
-        total = _accumulate(stages, full, empty, turn * steps, steps, GROUP)
+        first = turn * (steps + 2)
+        total = _accumulate(stages, full, empty, first, steps, GROUP)
         of_product = alpha
         of_addend = beta
         if unit is not None:
@@ -178,62 +165,57 @@ def _multiply(
             of_product *= factor
             of_addend *= factor
             # The next tile's is here when it is needed.
-            scalar = _unit_of(unit, gl.minimum(turn + 1, turns - 1), row_blocks, column_blocks, STRIP)
-        mbarrier.wait(fetched, turn & 1)
-        _leave(total, staging, written, of_product, of_addend, 0, GROUP)
+            scalar = _unit_of(unit, gl.minimum(turn + 1, turns - 1), row_blocks, column_blocks)
+        _leave(total, stages[1], full, written, first + steps, of_product, of_addend, GROUP)
 
 
 @gluon.jit
-def _store(
-    out, staging, written, drained, turns, row_blocks, column_blocks, STRIP: gl.constexpr, OVERLAP: gl.constexpr
-):
-    """The storing warp's part: results as they are written; then their places are free."""
-    PANELS: gl.constexpr = staging.shape[0] // 2
-    blocks = staging._reinterpret(staging.dtype, [2 * PANELS, 1, PANEL, PANEL], out.layout)
-    if OVERLAP:
-        gdc_wait()
+def _store(out, b, written, empty, turns, row_blocks, column_blocks, steps):
+    """The storing warp's part: halves of a tile's results once both groups have written them; then a stage is free."""
+    DEPTH: gl.constexpr = b.shape[0]
+    PANELS: gl.constexpr = b.shape[2] // PANEL
+    HALF: gl.constexpr = PANELS // 2
+    blocks = b._reinterpret(b.dtype, [DEPTH * PANELS, 1, PANEL, PANEL], out.layout)
+    gdc_wait()
     for turn in range(turns):
-        batch, row, col = _tile_at(turn, row_blocks, column_blocks, STRIP, PANELS * PANEL)
-        for g in gl.static_range(2):
-            for p in gl.static_range(PANELS):
-                mbarrier.wait(written.index(2 * p + g), turn & 1)
-                place = [batch, row + PANEL * g, col + PANEL * p]
-                tma.async_copy_shared_to_global(out, place, blocks.index(2 * p + g))
-        # Also, shared memory must last as long as anything is read from it.
-        tma.store_wait(0)
-        mbarrier.arrive(drained, count=1)
+        batch, row, col = _tile_at(turn, row_blocks, column_blocks, PANELS * PANEL)
+        for half in gl.static_range(2):
+            stage = (turn * (steps + 2) + steps + half) % DEPTH
+            mbarrier.wait(written.index(half), turn & 1)
+            for i in gl.static_range(PANELS):
+                place = [batch, row + PANEL * (i // HALF), col + PANEL * (half * HALF + i % HALF)]
+                tma.async_copy_shared_to_global(out, place, blocks.index(stage * PANELS + i))
+            # Also, shared memory must last as long as anything is read from it.
+            tma.store_wait(0)
+            mbarrier.arrive(empty.index(stage), count=2)
 
 
 @gluon.jit(do_not_specialize=["row_blocks", "column_blocks", "tiles", "steps"])
 def hopper_apply_kernel(
     left,  # A, (batches, m, depth) in blocks of (1, 128, 64)
     right,  # B, (batches, depth, n) in blocks of (1, 64, 64)
-    addend,  # C, (batches, m, n) in blocks of (1, 128, 64)
+    addend,  # C, (batches, m, n) in blocks of (1, 64, 64)
     out,  # (batches, m, n) in blocks of (1, 64, 64)
     unit,  # (batches,) float32: u, or None for 1
     row_blocks, column_blocks, tiles, steps, alpha, beta,
-    COLUMNS: gl.constexpr, DEPTH: gl.constexpr, STRIP: gl.constexpr, FETCH: gl.constexpr, LAG: gl.constexpr,
-    OVERLAP: gl.constexpr,
+    COLUMNS: gl.constexpr, DEPTH: gl.constexpr,
 ):  # fmt: skip
-    """Tiles slot, slot + programs, slot + 2 programs, ... of `tiles`; `steps` of 64 in the depth, DEPTH stages."""
+    """Tiles slot, slot + programs, slot + 2 programs, ... of `tiles`; `steps` of 64 in the depth, DEPTH stages.
+
+    `steps` is at least DEPTH - 2: then the next tile's half of an addend is not fetched before this tile's half has
+    left, and `written` is not passed twice before it is waited for.
+    """
     DTYPE: gl.constexpr = out.dtype
-    PANELS: gl.constexpr = COLUMNS // PANEL
     a = gl.allocate_shared_memory(DTYPE, [2 * DEPTH, PANEL, PANEL], WHOLE)
     b = gl.allocate_shared_memory(DTYPE, [DEPTH, PANEL, COLUMNS], WHOLE)
-    # Of panel p, group g's rows are block 2 p + g.
-    staging = gl.allocate_shared_memory(DTYPE, [2 * PANELS, PANEL, PANEL], WHOLE)
     full = gl.allocate_shared_memory(gl.int64, [DEPTH, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [DEPTH, 1], mbarrier.MBarrierLayout())
-    written = gl.allocate_shared_memory(gl.int64, [2 * PANELS, 1], mbarrier.MBarrierLayout())
-    fetched = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
-    drained = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    written = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     for stage in gl.static_range(DEPTH):
         mbarrier.init(full.index(stage), count=1)
         mbarrier.init(empty.index(stage), count=2)
-    for block in gl.static_range(2 * PANELS):
-        mbarrier.init(written.index(block), count=1)
-    mbarrier.init(fetched, count=1)
-    mbarrier.init(drained, count=1)
+    for half in gl.static_range(2):
+        mbarrier.init(written.index(half), count=2)
     fence_async_shared()
     gl.thread_barrier()
     stages = (a, b)
@@ -242,26 +224,14 @@ def hopper_apply_kernel(
         [
             (
                 _multiply,
-                (
-                    unit, alpha, beta, stages, staging, full, empty, fetched, written,
-                    turns, row_blocks, column_blocks, steps, STRIP, LAG, OVERLAP, 0,
-                ),
+                (unit, alpha, beta, stages, full, empty, written, turns, row_blocks, column_blocks, steps, 0),
             ),
             (
                 _multiply,
-                (
-                    unit, alpha, beta, stages, staging, full, empty, fetched, written,
-                    turns, row_blocks, column_blocks, steps, STRIP, LAG, OVERLAP, 1,
-                ),
+                (unit, alpha, beta, stages, full, empty, written, turns, row_blocks, column_blocks, steps, 1),
             ),
-            (
-                _fetch,
-                (
-                    left, right, addend, stages, staging, full, empty, fetched, drained,
-                    turns, row_blocks, column_blocks, steps, STRIP, FETCH, OVERLAP,
-                ),
-            ),
-            (_store, (out, staging, written, drained, turns, row_blocks, column_blocks, STRIP, OVERLAP)),
+            (_fetch, (left, right, addend, stages, full, empty, turns, row_blocks, column_blocks, steps)),
+            (_store, (out, b, written, empty, turns, row_blocks, column_blocks, steps)),
         ],
         [4, 1, 1],
         [_GROUP_REGISTERS, _COPY_REGISTERS, _COPY_REGISTERS],
@@ -290,10 +260,11 @@ def hopper_apply(
     batches, m, n = out.shape
     row_blocks, column_blocks = triton.cdiv(m, ROWS), triton.cdiv(n, columns)
     tiles = row_blocks * column_blocks * batches
-    panel = PANEL.value
+    panel, stages = PANEL.value, STAGES[columns]
+    # Steps beyond the depth add zeros.
+    steps = max(triton.cdiv(A.shape[-1], STEP), stages - 2)
     on_grid(hopper_apply_kernel, (min(tiles, processors(out.device)),))(
-        blocks_of(A, ROWS, STEP), blocks_of(B, STEP, panel), blocks_of(C, ROWS, panel), blocks_of(out, panel, panel),
-        unit, row_blocks, column_blocks, tiles, triton.cdiv(A.shape[-1], STEP), *factors,
-        COLUMNS=columns, DEPTH=STAGES[columns], STRIP=STRIP, FETCH=FETCH_STEP, LAG=LAG, OVERLAP=True,
-        num_warps=_GROUP_WARPS, launch_pdl=True,
+        blocks_of(A, ROWS, STEP), blocks_of(B, STEP, panel), blocks_of(C, panel, panel), blocks_of(out, panel, panel),
+        unit, row_blocks, column_blocks, tiles, steps, *factors,
+        COLUMNS=columns, DEPTH=stages, num_warps=_GROUP_WARPS, launch_pdl=True,
     )  # fmt: skip

@@ -165,15 +165,27 @@ def launch_multiply_add(
         triton_multiply_add(left, right, addend, D, factors, blocking=blocking, unit=unit)
 
 
-def is_for_gluon(left: Operand, right: Operand, D: Tensor, blocking: Blocking) -> bool:
-    """Whether `iroot.kernels.hopper_apply` is taken: it can run, and is expected to be the faster one.
+LEAST_DEPTHS = {256: 1, 128: 1024}
+"""Of the products that `iroot.kernels.hopper_apply` takes, by columns of a tile. Two of Triton's programs of 128 x 128
+hide each other's epilogues: against these it was measured from 1024 on, and it takes five steps of 64 at least."""
 
-    In several waves of tiles a program fetches the next one's operands during an epilogue.
+
+def is_for_gluon(left: Operand, right: Operand, D: Tensor, blocking: Blocking) -> bool:
+    """Whether `iroot.kernels.hopper_apply` is taken: it can run, and is the faster one.
+
+    It is where Triton's programs, one a tile, are more than the GPU has at once, so that others begin with an empty
+    pipeline after them: 2048 x 8192 in tiles of 256 columns takes 112.8 us instead of 123.8, 3072 x 3072 in tiles of
+    128 98.1 instead of 117.0. Where they are not: 2048 x 2048 28.6 and 28.7, and in tiles of 128 28.1 and 27.6; 1536 x
+    1536 20.6 and 20.9, 21.2 and 19.9 (H100, float16, 2026-11-23).
     """
-    if (blocking.rows, blocking.columns) != (128, 256) or not left.along_k or right.along_k or lacks_gluon(D.device):
+    least = LEAST_DEPTHS.get(blocking.columns)
+    if least is None or blocking.rows != 128 or left.tensor.shape[-1] < least:
+        return False
+    if not left.along_k or right.along_k or lacks_gluon(D.device):
         return False
     batches, m, n = D.shape
-    return batches * -(-m // blocking.rows) * -(-n // blocking.columns) > processors(D.device)
+    tiles = batches * -(-m // blocking.rows) * -(-n // blocking.columns)
+    return tiles > HOPPER.resident(blocking.shared_bytes) * processors(D.device)
 
 
 MOST_SMALL_WAVES = 0

@@ -16,6 +16,7 @@ from iroot.kernels.hopper import lacks_gluon  # noqa: E402
 from iroot.kernels.multiply_add import (  # noqa: E402
     BLOCKINGS,
     Blocking,
+    choose_blocking,
     is_for_gluon,
     multiply_add,
     triton_multiply_add,
@@ -30,24 +31,50 @@ FACTORS = (0.5, -2.0)
 runs_gluon = pytest.mark.skipif(bool(lacks_gluon(DEVICE)), reason=lacks_gluon(DEVICE) or "it runs")
 
 
-def is_taken(batches: int, m: int, n: int, *, along_k: tuple[bool, bool] = (True, False), cut: Blocking = WIDE) -> bool:
-    """Shapes without memory."""
+def is_taken(
+    batches: int, m: int, n: int, cut: Blocking = WIDE, *, depth: int = 0, along_k: tuple[bool, bool] = (True, False)
+) -> bool:
+    """Shapes without memory; depth m where none is given."""
     D = torch.empty(batches, m, n, dtype=HALF, device="meta")
-    left, right = (Operand(tensor=D, along_k=along) for along in along_k)
+    sides = ((m, depth or m), (n, depth or m))
+    left, right = (
+        Operand(tensor=torch.empty(batches, *side, dtype=HALF, device="meta"), along_k=along)
+        for side, along in zip(sides, along_k, strict=True)
+    )
     return is_for_gluon(left, right, D, cut)
 
 
-def test_several_waves_of_wide_tiles_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_tiles_than_programs_of_tritons_fit_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "lacks_gluon", lambda device: "")
     assert processors(torch.device("meta")) == 132
-    assert is_taken(1, 2048, 8192)
-    assert is_taken(16, 1024, 1024)
-    assert not is_taken(1, 2048, 2048)  # 128 tiles
-    assert not is_taken(1, 2048, 8192, cut=SQUARE)
-    assert not is_taken(1, 2048, 8192, along_k=(True, True))
-    assert not is_taken(1, 2048, 8192, along_k=(False, False))
+    taken = [(1, 2048, 8192), (8, 1024, 4096), (16, 1024, 1024), (8, 1024, 1024), (1, 4096, 4096), (1, 3072, 3072)]
+    assert all(is_taken(*shape, cut) for shape in taken for cut in (WIDE, SQUARE))
+    kept = [(1, 2048, 2048), (1, 1536, 1536), (1, 1024, 1024)]  # 256, 144 and 64 tiles of 128 x 128
+    assert not any(is_taken(*shape, cut) for shape in kept for cut in (WIDE, SQUARE))
     monkeypatch.setattr(products, "lacks_gluon", lambda device: "it is another GPU")
-    assert not is_taken(1, 2048, 8192)
+    assert not any(is_taken(*shape) for shape in taken)
+
+
+def test_what_is_taken_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is stored, by its depth and by its tile."""
+    monkeypatch.setattr(products, "lacks_gluon", lambda device: "")
+    for along_k in ((True, True), (False, False), (False, True)):
+        assert not is_taken(1, 2048, 8192, along_k=along_k)
+    depths = (64, 960, 1024)
+    assert [is_taken(1, 2048, 8192, SQUARE, depth=depth) for depth in depths] == [False, False, True]
+    assert all(is_taken(1, 2048, 8192, WIDE, depth=depth) for depth in depths)
+    assert not any(is_taken(1, 2048, 8192, cut) for cut in BLOCKINGS[2:])
+    # 144 tiles: of four stages one of Triton's programs fits a multiprocessor, of three two.
+    deep = Blocking(rows=128, columns=128, block_k=64, warps=8, stages=4)
+    assert [is_taken(1, 1536, 1536, cut) for cut in (deep, SQUARE)] == [True, False]
+
+
+def test_what_chooses_a_blocking_leaves_to_gluon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Squares: tiles of 128 columns are taken where there are more than two for each multiprocessor."""
+    monkeypatch.setattr(products, "lacks_gluon", lambda device: "")
+    cuts = {n: choose_blocking(n, n, 1, processors=132) for n in (1024, 1536, 2048, 3072, 4096)}
+    assert [cuts[n].columns for n in cuts] == [64, 256, 256, 128, 256]
+    assert [is_taken(1, n, n, cut) for n, cut in cuts.items()] == [False, False, False, True, True]
 
 
 def test_an_application_is_a_product_with_an_addend() -> None:
@@ -86,14 +113,18 @@ def by_both(operands: tuple[Tensor, Tensor, Tensor], blocking: Blocking, unit: T
     ("batch", "m", "depth", "n"),
     [
         (1, 2048, 2048, 8192), (1, 2048, 2048, 2048), (16, 1024, 1024, 1024), (1, 1000, 1000, 3000),
-        (3, 768, 768, 1000), (7, 520, 520, 1048), (40, 200, 40, 300), (1, 130, 4000, 70), (1, 1, 1, 1),
+        (3, 768, 768, 1000), (7, 520, 520, 1048), (40, 200, 40, 300), (150, 130, 70, 140), (1, 130, 4000, 70),
+        (1, 3072, 3072, 3072), (1, 1, 1, 1),
     ],
     ids=str,
 )  # fmt: skip
 def test_bit_for_bit_with_tritons_kernel(
     batch: int, m: int, depth: int, n: int, blocking: Blocking, dtype: torch.dtype
 ) -> None:
-    """In a wave that is not full, in one and in several, with rows, columns and depths that are not; ten launches."""
+    """In a wave that is not full, in one and in several, with rows, columns and depths that are not; ten launches.
+
+    Depths of 1 to 70 have fewer steps than the kernel takes, 300 tiles of which are more than one to a program.
+    """
     A, B, C = drawn(batch, m, depth, dtype, 0), drawn(batch, depth, n, dtype, 1), drawn(batch, m, n, dtype, 2)
     for unit in (None, torch.linspace(0.5, 2.0, batch, device=DEVICE)):
         for _ in range(10):
