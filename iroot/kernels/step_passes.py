@@ -12,7 +12,9 @@ and, by the kernel of `iroot.kernels.multiply_add`, X' = sqrt(u) (alpha B X + be
 G may have any strides; all else has contiguous rows. Whoever needs a sum adds the parts up in order.
 
 A pass asks for what the kernel before the last one wrote, or an earlier one, without waiting for the last one: that one
-lets a pass in only after it has waited itself, in all of its programs (`gdc_wait`), and so for all before it.
+lets a pass in only after it has waited itself, in all of its programs (`gdc_wait`), and so for all before it. A pass
+lets nobody in before its end: polar steps of degree 5, 17, 17 at n = 1024 take 101 us so, and 109 otherwise (H100,
+2026-11-23), presumably because the next kernel's programs gather in pairs where its own leave room first.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+from triton.language.extra.cuda import gdc_wait
 
 from iroot.kernels.multiply_add import Blocking, launch_multiply_add
 from iroot.kernels.operands import TRITON_DTYPES, processors
@@ -52,15 +54,13 @@ def squares_kernel(
     source, stride_batch, stride_row, stride_col,  # G, (batches, m, n)
     parts,  # (batches, programs) float64
     m, n,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, OVERLAP: tl.constexpr, EARLY: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Every programs-th tile of a matrix. Squares of bfloat16 and float32 values leave float32's range."""
     program = tl.program_id(0)
     batch = tl.program_id(1)
     if OVERLAP:
         gdc_wait()
-        if EARLY:
-            gdc_launch_dependents()
     source += batch.to(tl.int64) * stride_batch
     across = tl.cdiv(n, COLUMNS)
     total = tl.zeros((ROWS, COLUMNS), tl.float64)
@@ -79,7 +79,6 @@ def scale_kernel(
     x, pitch,  # X, (batches, m, n) in rows of `pitch`
     m, n, margin, target, epsilon,
     COUNT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DTYPE: tl.constexpr, OVERLAP: tl.constexpr,
-    EARLY: tl.constexpr,
 ):  # fmt: skip
     """X = target / (margin ||G||_F + epsilon) G, one tile per program; zero for zero."""
     across = tl.cdiv(n, COLUMNS)
@@ -92,8 +91,6 @@ def scale_kernel(
     if OVERLAP:
         # What is above reads G alone, which the kernel before has read; what is below, what it wrote.
         gdc_wait()
-        if EARLY:
-            gdc_launch_dependents()
     divisor = margin * tl.sqrt(total_of(parts, batch, count, COUNT)) + epsilon
     scale = tl.where(divisor == 0.0, 0.0, target / tl.where(divisor == 0.0, 1.0, divisor))
     # The scale of the largest and smallest bfloat16 matrices leaves float32's range; its root does not.
@@ -114,7 +111,6 @@ def combine_kernel(
     unit,  # (batches,): u
     n, margin, p, of_z, of_i,
     COUNT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DTYPE: tl.constexpr, OVERLAP: tl.constexpr,
-    EARLY: tl.constexpr,
 ):  # fmt: skip
     """p (u A)^2 + z u A + i I, one tile per program."""
     across = tl.cdiv(n, COLUMNS)
@@ -131,22 +127,12 @@ def combine_kernel(
     if OVERLAP:
         # What is above reads A and its norms, from which the kernel before has made A^2; what is below, that.
         gdc_wait()
-        if EARLY:
-            gdc_launch_dependents()
     square = tl.where(j < n, tl.load(square + place, mask=inside, other=0.0).to(tl.float32), 0.0)
     u = unit_of(tl.sqrt(tl.sqrt(total_of(square_norms, batch, count, COUNT)) / tau), margin)
     if tl.program_id(0) == 0:
         tl.store(unit + batch, u)
     value = p * (u * u / tau) * square + of_z * u * A
     tl.store(out + place, tl.where(i == j, value + of_i, value).to(DTYPE), mask=inside)
-
-
-def _lets_next_in(programs: int, device: torch.device) -> bool:
-    """Whether the next kernel's programs may take their places while this one's run: two per multiprocessor at most.
-
-    That saves 0.5 us a launch. Beyond, they would be large ones (`iroot.kernels.tiling.Tiling.lets_next_in`).
-    """
-    return programs <= 2 * processors(device)
 
 
 def normalised(G: Tensor, bound: StepBound, dtype: torch.dtype) -> Tensor:
@@ -160,16 +146,14 @@ def normalised(G: Tensor, bound: StepBound, dtype: torch.dtype) -> Tensor:
     parts = torch.empty(batches, count, dtype=torch.float64, device=G.device)
     X = empty_rows((batches, m, n), dtype, G.device)
     overlap = G.device.type == "cuda"
-    early = _lets_next_in(tiles * batches, G.device)
     on_grid(squares_kernel, (count, batches))(
-        G, *G.stride(), parts, m, n, ROWS=_ROWS, COLUMNS=_COLUMNS, OVERLAP=overlap, EARLY=early, num_warps=8,
-        launch_pdl=overlap,
+        G, *G.stride(), parts, m, n, ROWS=_ROWS, COLUMNS=_COLUMNS, OVERLAP=overlap, num_warps=8, launch_pdl=overlap
     )  # fmt: skip
     margin = bound.margin if bound.norm == "frobenius" else 1.0
     on_grid(scale_kernel, (tiles, batches))(
         G, *G.stride(), parts, count, X, X.stride(1), m, n, margin, m**0.5, bound.epsilon,
         COUNT=power_of_two(count), ROWS=_ROWS, COLUMNS=_COLUMNS, DTYPE=TRITON_DTYPES[dtype], OVERLAP=overlap,
-        EARLY=early, num_warps=8, launch_pdl=overlap,
+        num_warps=8, launch_pdl=overlap,
     )  # fmt: skip
     return X
 
@@ -192,12 +176,11 @@ def combine(known: Squared, terms: SumTerms, unit: Tensor, *, margin: float) -> 
     rows, columns = 8, 512
     count = known.norms.shape[-1]
     overlap = device.type == "cuda"
-    programs = triton.cdiv(n, rows) * triton.cdiv(n, columns)
-    on_grid(combine_kernel, (programs, batches))(
+    on_grid(combine_kernel, (triton.cdiv(n, rows) * triton.cdiv(n, columns), batches))(
         known.A, known.square, out, known.A.stride(1), known.norms, known.square_norms, count, unit, n, margin,
         terms.P, terms.Z, terms.identity,
         COUNT=power_of_two(count), ROWS=rows, COLUMNS=columns, DTYPE=TRITON_DTYPES[dtype], OVERLAP=overlap,
-        EARLY=_lets_next_in(programs * batches, device), num_warps=4, launch_pdl=overlap, enable_fp_fusion=False,
+        num_warps=4, launch_pdl=overlap, enable_fp_fusion=False,
     )  # fmt: skip
     return out
 
