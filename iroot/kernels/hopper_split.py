@@ -324,13 +324,15 @@ def hopper_split_kernel(
     )  # fmt: skip
 
 
-def hopper_split(product: SplitProduct, blocking: Blocking, *, persistent: bool = True) -> None:
+def hopper_split(product: SplitProduct, blocking: Blocking) -> None:
     """`iroot.kernels.split_product.triton_split` by this module's kernel: of `blocking` it takes the tile alone.
+
+    As many programs as multiprocessors, each with tile after tile: a program for each tile takes 75.9 us at n = 2048,
+    these 74.2 (H100, float16, 2026-11-23).
 
     Args:
         product: as `iroot.kernels.split_product.takes_gluon` admits it.
         blocking: 128 rows, 128 or 64 columns.
-        persistent: as many programs as multiprocessors, each with tile after tile; else a program for each tile.
     """
     D, C, columns = product.D, product.C, blocking.columns
     batches, m, n = D.shape
@@ -339,7 +341,7 @@ def hopper_split(product: SplitProduct, blocking: Blocking, *, persistent: bool 
     tiles = batches * row_blocks * column_blocks
     result = blocks_of(D, 64, 64)
     right = (product.b_hi.tensor, product.b_lo.tensor)
-    on_grid(hopper_split_kernel, (min(tiles, processors(D.device)) if persistent else tiles,))(
+    on_grid(hopper_split_kernel, (min(tiles, processors(D.device)),))(
         blocks_of(product.a_hi.tensor, blocking.rows, _STEP), blocks_of(product.a_lo.tensor, blocking.rows, _STEP),
         *(blocks_of(B, columns, _STEP) if product.b_hi.along_k else blocks_of(B.mT, _STEP, columns) for B in right),
         result if C is None else blocks_of(C, 64, 64), result,

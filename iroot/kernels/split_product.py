@@ -24,6 +24,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from iroot.errors import InvalidInputError
 from iroot.kernels.exact_diagonal import exact_diagonal
 from iroot.kernels.hopper import lacks_gluon
+from iroot.kernels.lower_tiles import place_below, store_twice
 from iroot.kernels.mainloop import place_in_strips
 from iroot.kernels.multiply_add import EARLY_AREA, Blocking
 from iroot.kernels.operands import (
@@ -53,40 +54,6 @@ def _accumulate(
     return small, tl.dot(left_hi, right_hi.T, large)
 
 
-@triton.jit
-def _place_below(program, row_blocks, column_blocks, PER: tl.constexpr):
-    """Batch, row and column of a program's tile among those that reach the diagonal or lie below it.
-
-    A tile is PER times as high as wide, so that row r of tiles has PER (r + 1) of them, the last row up to the edge.
-    """
-    last = row_blocks - 1
-    tiles = PER * (last * row_blocks // 2) + column_blocks
-    tile = program % tiles
-    row = ((tl.sqrt(8.0 * (tile // PER) + 1.0) - 1.0) * 0.5).to(tl.int32)
-    # The root is rounded: it may be on the wrong side of an integer.
-    row = tl.where(PER * ((row + 1) * (row + 2) // 2) <= tile, row + 1, row)
-    row = tl.where(PER * (row * (row + 1) // 2) > tile, row - 1, row)
-    return program // tiles, row, tile - PER * (row * (row + 1) // 2)
-
-
-@triton.jit
-def _store_twice(
-    value, d, d_mirror, entries, stride_batch, pitch, n, batch, row, col, ROWS: tl.constexpr, COLUMNS: tl.constexpr
-):  # fmt: skip
-    """What lies on or below the diagonal, as it is and transposed: no entry is stored by two programs."""
-    if row >= col + COLUMNS:
-        d.store([batch, row, col], value.reshape(1, ROWS, COLUMNS))
-        d_mirror.store([batch, col, row], value.T.reshape(1, COLUMNS, ROWS))
-    else:
-        i = (row + tl.arange(0, ROWS)).to(tl.int64)
-        j = (col + tl.arange(0, COLUMNS)).to(tl.int64)
-        entries += batch.to(tl.int64) * stride_batch
-        below = (i[:, None] >= j[None, :]) & (i[:, None] < n)
-        tl.store(entries + i[:, None] * pitch + j[None, :], value, mask=below)
-        above = (i[None, :] > j[:, None]) & (i[None, :] < n)
-        tl.store(entries + j[:, None] * pitch + i[None, :], value.T, mask=above)
-
-
 @triton.jit(do_not_specialize=["m", "row_blocks", "column_blocks"])
 def _split_product_kernel(
     a_hi, a_lo,  # (batches, m, depth)
@@ -103,7 +70,7 @@ def _split_product_kernel(
 ):  # fmt: skip
     """One tile per program."""
     if d_mirror is not None:
-        batch, row, col = _place_below(tl.program_id(0), row_blocks, column_blocks, ROWS // COLUMNS)
+        batch, row, col = place_below(tl.program_id(0), row_blocks, column_blocks, ROWS // COLUMNS)
     else:
         batch, row, col = place_in_strips(tl.program_id(0), row_blocks, column_blocks, GROUP)
     row *= ROWS
@@ -152,7 +119,7 @@ def _split_product_kernel(
         halves = tl.max(tl.reshape(bits, (2, ROWS // 2)), 1).to(tl.float32, bitcast=True)
         tl.store(largest + 2 * tl.program_id(0).to(tl.int64) + tl.arange(0, 2), halves)
     if d_mirror is not None:
-        _store_twice(value, d, d_mirror, entries, stride_batch, pitch, m, batch, row, col, ROWS, COLUMNS)
+        store_twice(value, d, d_mirror, entries, stride_batch, pitch, m, batch, row, col, ROWS, COLUMNS)
     else:
         d.store([batch, row, col], value.reshape(1, ROWS, COLUMNS))
 
@@ -234,8 +201,9 @@ def _product(
     D = empty_aligned((A.hi.shape[:-2].numel(), m, n), torch.float32, A.hi.device)
     largest = None
     if D.numel():
-        blocking = blocking or choose_blocking(m, n, D.shape[0], processors=processors(D.device), tiles=tiles)
-        product = posed(A, B, C, D, factors, -(-promote_k // blocking.block_k) * blocking.block_k)
+        step = 64 if blocking is None else blocking.block_k
+        product = posed(A, B, C, D, factors, -(-promote_k // step) * step)
+        blocking = blocking or _chosen(product, tiles)
         if measure:
             count = 2 * _count(m, n, blocking, tiles)
             largest = torch.empty(D.shape[0], count, dtype=torch.float32, device=D.device)
@@ -313,10 +281,8 @@ def _launch(product: SplitProduct, blocking: Blocking, tiles: Tiles) -> None:
 
 
 def is_for_gluon(product: SplitProduct, blocking: Blocking, tiles: Tiles) -> bool:
-    """Whether `iroot.kernels.hopper_split` is taken: it can run, in tiles that GLUON_COLUMNS names."""
-    if blocking.columns not in GLUON_COLUMNS or not takes_gluon(product, blocking, tiles):
-        return False
-    return not lacks_gluon(product.D.device)
+    """Whether `iroot.kernels.hopper_split` is taken: wherever it has this form, and can run."""
+    return takes_gluon(product, blocking, tiles) and not lacks_gluon(product.D.device)
 
 
 def takes_gluon(product: SplitProduct, blocking: Blocking, tiles: Tiles) -> bool:
@@ -358,29 +324,42 @@ def _alike(hi: Tensor, lo: Tensor) -> tuple[Operand, Operand]:
 Tiles = Literal["all", "lower"]
 """Which tiles of a result are computed; `lower`: those that reach the diagonal or lie below it, of a symmetric one."""
 
-GLUON_COLUMNS: tuple[int, ...] = ()
-"""Of tiles, of 128 rows, that take Gluon's kernel on a Hopper GPU: none before it is measured to be faster there."""
-
 STRIP = 8
 """Rows of tiles in a strip."""
 
+BLOCKINGS = (
+    Blocking(rows=128, columns=128, block_k=64, warps=8, stages=3),
+    Blocking(rows=128, columns=64, block_k=64, warps=4, stages=3),
+    Blocking(rows=64, columns=64, block_k=64, warps=4, stages=3),
+)
+
 # Time of a tile in that of a 128 x 128 one, as `multiply_add`'s (H100, bfloat16, 2026-11-22). Three accumulators take
 # 192 registers of a thread in each of them.
-_COSTS = {
-    Blocking(rows=128, columns=128, block_k=64, warps=8, stages=3): 1.0,
-    Blocking(rows=128, columns=64, block_k=64, warps=4, stages=3): 0.6,
-    Blocking(rows=64, columns=64, block_k=64, warps=4, stages=3): 0.39,
-}
-BLOCKINGS = tuple(_COSTS)
+_TRITON_COSTS = dict(zip(BLOCKINGS, (1.0, 0.6, 0.39), strict=True))
+# Gluon's: 0.63, 0.56 and 0.58 at n = 1024, 1536 and 2048 (H100, float16, 2026-11-23). Its 128 x 64 tiles also beat
+# Triton's of 64 x 64, at n = 512 in 7.3 us instead of 8.5.
+_GLUON_COSTS = dict(zip(BLOCKINGS[:2], (1.0, 0.58), strict=True))
 
 
-def choose_blocking(m: int, n: int, batches: int, *, processors: int, tiles: Tiles = "all") -> Blocking:
+Kernel = Literal["triton", "gluon"]
+
+
+def choose_blocking(
+    m: int, n: int, batches: int, *, processors: int, tiles: Tiles = "all", kernel: Kernel = "triton"
+) -> Blocking:
     """The blocking whose busiest multiprocessor has least to do; the first listed of equals."""
+    costs = _GLUON_COSTS if kernel == "gluon" else _TRITON_COSTS
 
     def load(blocking: Blocking) -> float:
-        return _COSTS[blocking] * -(-batches * _count(m, n, blocking, tiles) // processors)
+        return costs[blocking] * -(-batches * _count(m, n, blocking, tiles) // processors)
 
-    return min(BLOCKINGS, key=load)
+    return min(costs, key=load)
+
+
+def _chosen(product: SplitProduct, tiles: Tiles) -> Blocking:
+    batches, m, n = product.D.shape
+    kernel: Kernel = "gluon" if is_for_gluon(product, BLOCKINGS[0], tiles) else "triton"
+    return choose_blocking(m, n, batches, processors=processors(product.D.device), tiles=tiles, kernel=kernel)
 
 
 def _count(m: int, n: int, blocking: Blocking, tiles: Tiles) -> int:
