@@ -1,7 +1,11 @@
-"""Tiles of 64 x 64 on the diagonal in pairs or with a neighbour: one program for two of them, with common operands.
+"""Tiles of 64 x 64 on the diagonal in pairs: one program for two of them, which reads what one tile does.
 
 The program of a tile reads two strips of rows. One for a pair of tiles on the diagonal of M M^T reads two as well, and
 multiplies each with itself. So n = 1024 takes 128 programs instead of 136: one for every multiprocessor of an H100.
+
+Where N is not M no two tiles on the diagonal have an operand in common. Each has one of its left neighbour's, but the
+two read 1.5 times what a tile does: a wave less was no gain (n = 1024, two addends: 7.9 us, and 6.6 with a program for
+every tile; experiment, H100, 2026-11-23).
 """
 
 from __future__ import annotations
@@ -33,33 +37,6 @@ def saves_a_wave(n: int, batches: int, *, processors: int) -> bool:
 
 
 @lru_cache(maxsize=256)
-def merged_schedule(n: int, batches: int, merged: int) -> tuple[Program, ...]:
-    """Matrix by matrix, the last `merged` tiles on the diagonal with the ones on their left, first: `wide` is 2."""
-    tiles = schedule(n, 1, SIDE, 0)
-    ends = sorted((tile.row for tile in tiles if tile.row == tile.col), reverse=True)[:merged]
-    both = [Program(0, row, row - SIDE, 2) for row in ends]
-    others = [tile for tile in tiles if tile.row not in ends or tile.col < tile.row - SIDE]
-    return tuple(tile._replace(batch=batch) for batch in range(batches) for tile in (*both, *others))
-
-
-def merges(n: int, batches: int, *, processors: int) -> int:
-    """Tiles on the diagonal of a matrix to merge, so that every multiprocessor has as many programs; 0 if too many.
-
-    Of a product of two matrices no pair of them shares its operands, but each has one of its left neighbour's. The two
-    read 1.5 times what a tile does.
-    """
-    waves, left = divmod(len(schedule(n, batches, SIDE, 0)), processors)
-    needed = -(-left // batches)
-    return needed if waves and needed < -(-n // SIDE) else 0
-
-
-@lru_cache(maxsize=256)
 def device_pairs(n: int, batches: int, device: torch.device) -> Tensor:
     """`paired_schedule` on `device`, (programs, 4) int32; not for the first time inside a graph capture."""
     return torch.tensor(paired_schedule(n, batches), dtype=torch.int32, device=device)
-
-
-@lru_cache(maxsize=256)
-def device_merged(n: int, batches: int, merged: int, device: torch.device) -> Tensor:
-    """`merged_schedule` on `device`, as `device_pairs`."""
-    return torch.tensor(merged_schedule(n, batches, merged), dtype=torch.int32, device=device)

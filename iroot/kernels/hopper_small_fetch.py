@@ -12,14 +12,25 @@ from iroot.kernels.diagonal_pairs import SIDE
 from iroot.kernels.hopper_blocks import place
 from iroot.kernels.hopper_fetch import program_at
 
-PAIR, MERGED = gl.constexpr(1), gl.constexpr(2)
-"""Programs of two tiles: of `diagonal_pairs.paired_schedule`, and of `merged_schedule`."""
+PAIR = gl.constexpr(1)
+"""A program of two tiles: `diagonal_pairs.paired_schedule`."""
+
+AT_THE_END, AT_ONCE, AFTER_PRODUCTS = 0, 1, 2
+"""When a program lets the next kernel in; that kernel's programs take places once all of this one's have."""
 
 _SIDE = gl.constexpr(SIDE)
 _BYTES = gl.constexpr(2 * SIDE**2)
 
-_BEYOND = gl.constexpr(1 << 24)
+BEYOND = gl.constexpr(1 << 24)
 """A row that no matrix has: what is fetched there is zero and costs no memory access."""
+
+
+@gluon.jit
+def tile_at(programs, total):
+    """Batch, row, column and kind of this program's tile; one beyond the last has a batch that is in no matrix."""
+    slot = gl.program_id(0)
+    batch, row, col, kind = program_at(programs, slot, total)
+    return gl.where(slot < total, batch, BEYOND), row, col, kind
 
 
 @gluon.jit
@@ -27,7 +38,7 @@ def _acquaint(view, stage, known):
     """Have the copy engine read a descriptor, if any, which takes as long as a block of the matrix does."""
     if view is not None:
         mbarrier.expect(known, _BYTES)
-        tma.async_copy_global_to_shared(view, [0, _BEYOND, 0], known, place(stage, view))
+        tma.async_copy_global_to_shared(view, [0, BEYOND, 0], known, place(stage, view))
 
 
 @gluon.jit
@@ -48,44 +59,35 @@ def _fetch_addends(t, z, a, b, full, empty, batch, row, col, step):
 
 @gluon.jit
 def fetch(
-    programs, total, steps, left, right, t, z, out, out_2, a, b, full, empty, known, OVERLAP: gl.constexpr
+    programs, total, steps, left, right, t, z, out, out_2, a, b, full, empty, known, READS_AHEAD: gl.constexpr
 ):  # fmt: skip
     """The copying warp's part of a program."""
     STAGES: gl.constexpr = a.shape[0]
-    batch, row, col, kind = program_at(programs, gl.program_id(0), total)
-    last = a.index(STAGES - 1)
-    _acquaint(left, last, known)
-    _acquaint(right, last, known)
-    _acquaint(t, last, known)
-    _acquaint(z, last, known)
-    _acquaint(out, last, known)
-    _acquaint(out_2, last, known)
+    batch, row, col, kind = tile_at(programs, total)
+    if READS_AHEAD:
+        last = a.index(STAGES - 1)
+        _acquaint(left, last, known)
+        _acquaint(right, last, known)
+        _acquaint(t, last, known)
+        _acquaint(z, last, known)
+        _acquaint(out, last, known)
+        _acquaint(out_2, last, known)
     other = left if right is None else right
-    if OVERLAP:
-        # What is above may run while the previous kernel finishes; what is below reads what it wrote.
-        gdc_wait()
-    # 1 for a merged program, whose steps have two stages each.
-    split = kind // MERGED
-    for step in range(steps << split):
+    # What is above may run while the previous kernel finishes; what is below reads what it wrote.
+    gdc_wait()
+    for step in range(steps):
         stage = step % STAGES
-        if step == STAGES - 1:
+        if READS_AHEAD and step == STAGES - 1:
             mbarrier.wait(known, 0)
         mbarrier.wait(empty.index(stage), ((step // STAGES) & 1) ^ 1)
         bar = full.index(stage)
-        k = (step >> split) * _SIDE
-        if step & split == 0:
-            mbarrier.expect(bar, 2 * _BYTES)
-            tma.async_copy_global_to_shared(left, [batch, row, k], bar, place(a.index(stage), left))
-            tma.async_copy_global_to_shared(other, [batch, col, k], bar, place(b.index(stage), other))
-        else:
-            # What is right of the diagonal tile; left of it is what the stage before has.
-            mbarrier.expect(bar, _BYTES)
-            tma.async_copy_global_to_shared(other, [batch, row, k], bar, place(b.index(stage), other))
-    mbarrier.wait(known, 0)
-    if kind == MERGED:
-        _fetch_addends(t, z, a, b, full, empty, batch, row, col, 2 * steps)
-        _fetch_addends(t, z, a, b, full, empty, batch, row, row, 2 * steps + 1)
-    elif kind == PAIR:
+        k = step * _SIDE
+        mbarrier.expect(bar, 2 * _BYTES)
+        tma.async_copy_global_to_shared(left, [batch, row, k], bar, place(a.index(stage), left))
+        tma.async_copy_global_to_shared(other, [batch, col, k], bar, place(b.index(stage), other))
+    if READS_AHEAD:
+        mbarrier.wait(known, 0)
+    if kind == PAIR:
         _fetch_addends(t, z, a, b, full, empty, batch, row, row, steps)
         _fetch_addends(t, z, a, b, full, empty, batch, col, col, steps + 1)
     else:

@@ -33,11 +33,10 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from iroot.kernels.device_tiles import device_programs
-from iroot.kernels.diagonal_pairs import SIDE, device_merged, device_pairs, merges, saves_a_wave
+from iroot.kernels.diagonal_pairs import SIDE, device_pairs, saves_a_wave
 from iroot.kernels.hopper_blocks import WHOLE, blocks_of, place
 from iroot.kernels.hopper_epilogue import weighted
-from iroot.kernels.hopper_fetch import program_at
-from iroot.kernels.hopper_small_fetch import MERGED, PAIR, fetch
+from iroot.kernels.hopper_small_fetch import AFTER_PRODUCTS, AT_ONCE, BEYOND, PAIR, fetch, tile_at
 from iroot.kernels.hopper_sum import KINDS, scaled
 from iroot.kernels.operands import processors
 from iroot.kernels.rehearsal import on_grid
@@ -47,12 +46,23 @@ from iroot.kernels.tiling import Tiling
 STAGES, WARPS = 7, 4
 """Of every launch: 112 of the 113 KB with which two programs fit a multiprocessor."""
 
+LETS_NEXT_IN = AT_ONCE
+"""As of `iroot.kernels.hopper_small_fetch`."""
+
+READS_AHEAD = True
+"""Whether the copy engine reads descriptors before the previous kernel is done."""
+
+FILLS = False
+"""Whether launches of less than a wave have a program for every multiprocessor: those beyond the tiles read zeros and
+store nothing. Then each multiprocessor has one program of every kernel, and room for one of the next."""
+
 _PRODUCER_REGISTERS = 24
 
 _REGISTERS = 128
 """Of a thread when two programs of four warps, and four more for the one that fetches, begin."""
 
 _SIDE = gl.constexpr(SIDE)
+_AT_ONCE, _AFTER_PRODUCTS = gl.constexpr(AT_ONCE), gl.constexpr(AFTER_PRODUCTS)
 
 _ACCUMULATOR = gl.constexpr(
     gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[WARPS, 1], instr_shape=[16, _SIDE.value, 16])
@@ -91,31 +101,6 @@ def _accumulate(a, b, full, empty, steps, PAIR: gl.constexpr):
         first = warpgroup_mma_wait(num_outstanding=0, deps=(first,))
         second = first
     # No warp multiplies any more: every stage but those of the addends is free.
-    gl.thread_barrier()
-    return first, second
-
-
-@gluon.jit
-def _accumulate_merged(a, b, full, empty, steps):
-    """A tile's products and those of the one on the diagonal; of every two stages the second has b alone."""
-    STAGES: gl.constexpr = a.shape[0]
-    first = warpgroup_mma_init(gl.zeros([_SIDE, _SIDE], gl.float32, _ACCUMULATOR))
-    second = warpgroup_mma_init(gl.zeros([_SIDE, _SIDE], gl.float32, _ACCUMULATOR))
-    for step in range(0, 2 * steps, 2):
-        stage = step % STAGES
-        after = (step + 1) % STAGES
-        left = a.index(stage)
-        mbarrier.wait(full.index(stage), (step // STAGES) & 1)
-        mbarrier.wait(full.index(after), ((step + 1) // STAGES) & 1)
-        first = warpgroup_mma(left, b.index(stage).permute((1, 0)), first, is_async=True)
-        second = warpgroup_mma(left, b.index(after).permute((1, 0)), second, is_async=True)
-        first, second = warpgroup_mma_wait(num_outstanding=2, deps=(first, second))
-        first = warpgroup_mma_init(first)
-        second = warpgroup_mma_init(second)
-        gl.thread_barrier()
-        mbarrier.arrive(empty.index((step + 2 * STAGES - 2) % STAGES), count=1, pred=step > 0)
-        mbarrier.arrive(empty.index((step + 2 * STAGES - 1) % STAGES), count=1, pred=step > 0)
-    first, second = warpgroup_mma_wait(num_outstanding=0, deps=(first, second))
     gl.thread_barrier()
     return first, second
 
@@ -168,60 +153,56 @@ def _finish(
     if squares is not None:
         wide = word.to(gl.float32)
         total = gl.sum(gl.sum(wide * wide, axis=1), axis=0)
-        gl.store(squares, gl.where(row == col, total, 2.0 * total))
+        gl.store(squares, gl.where(row == col, total, 2.0 * total), mask=batch < BEYOND)
 
 
 @gluon.jit
-def _finish_both(
-    first, second, a, b, full, out, out_2, squares, batch, row, col, last, terms, terms_2, addends_at,
-    HAS_T: gl.constexpr, HAS_Z: gl.constexpr,
-):  # fmt: skip
-    """A tile's sums, and those of the one on the diagonal at `last`."""
-    RESULTS: gl.constexpr = 1 if out_2 is None else 2
-    free = addends_at + (2 if HAS_T or HAS_Z else 0)
-    _finish(
-        first, a, b, full, out, out_2, squares, batch, row, col, terms, terms_2, addends_at, free, HAS_T, HAS_Z
-    )  # fmt: skip
-    if squares is not None:
-        squares += 1
-    _finish(
-        second, a, b, full, out, out_2, squares, batch, last, last, terms, terms_2, addends_at + 1, free + RESULTS,
-        HAS_T, HAS_Z,
-    )  # fmt: skip
+def _go_on(known, LETS_IN: gl.constexpr, READS_AHEAD: gl.constexpr):
+    """From the products to the sums."""
+    if LETS_IN == _AFTER_PRODUCTS:
+        gdc_launch_dependents()
+    if READS_AHEAD:
+        # Nothing is under way to any stage.
+        mbarrier.wait(known, 0)
 
 
 @gluon.jit
 def _consume(
     programs, total, per_matrix, pairs, count, margin, steps, out, out_2, squares, norms, unit, a, b, full, empty,
     known, terms, terms_2,
-    SCALING: gl.constexpr, COUNT: gl.constexpr, HAS_T: gl.constexpr, HAS_Z: gl.constexpr, OVERLAP: gl.constexpr,
+    SCALING: gl.constexpr, COUNT: gl.constexpr, HAS_T: gl.constexpr, HAS_Z: gl.constexpr,
+    LETS_IN: gl.constexpr, READS_AHEAD: gl.constexpr,
 ):  # fmt: skip
     """The multiplying warps' part of a program."""
-    slot = gl.program_id(0)
-    batch, row, col, kind = program_at(programs, slot, total)
+    batch, row, col, kind = tile_at(programs, total)
+    # A program beyond the tiles has the scalars of the last one, and writes none.
+    slot = gl.minimum(gl.program_id(0), total - 1)
+    matrix = slot // per_matrix
     if squares is not None:
         # Two tiles of every pair, which come first.
-        squares += slot + batch * pairs + gl.minimum(slot - batch * per_matrix, pairs)
-    if OVERLAP:
-        # What is above may run while the previous kernel finishes; what is below reads and writes what it did.
-        gdc_wait()
+        squares += slot + matrix * pairs + gl.minimum(slot - matrix * per_matrix, pairs)
+    # What is above may run while the previous kernel finishes; what is below reads and writes what it did.
+    gdc_wait()
+    if LETS_IN == _AT_ONCE:
         gdc_launch_dependents()
-    terms, terms_2 = scaled(norms, unit, slot, per_matrix, count, margin, batch, terms, terms_2, SCALING, COUNT)
+    terms, terms_2 = scaled(norms, unit, slot, per_matrix, count, margin, matrix, terms, terms_2, SCALING, COUNT)
+    RESULTS: gl.constexpr = 1 if out_2 is None else 2
     if kind == PAIR:
         first, second = _accumulate(a, b, full, empty, steps, True)
-        mbarrier.wait(known, 0)
-        _finish_both(
-            first, second, a, b, full, out, out_2, squares, batch, row, row, col, terms, terms_2, steps, HAS_T, HAS_Z
+        _go_on(known, LETS_IN, READS_AHEAD)
+        free = steps + (2 if HAS_T or HAS_Z else 0)
+        _finish(
+            first, a, b, full, out, out_2, squares, batch, row, row, terms, terms_2, steps, free, HAS_T, HAS_Z
         )  # fmt: skip
-    elif kind == MERGED:
-        first, second = _accumulate_merged(a, b, full, empty, steps)
-        mbarrier.wait(known, 0)
-        _finish_both(
-            first, second, a, b, full, out, out_2, None, batch, row, col, row, terms, terms_2, 2 * steps, HAS_T, HAS_Z
+        if squares is not None:
+            squares += 1
+        _finish(
+            second, a, b, full, out, out_2, squares, batch, col, col, terms, terms_2, steps + 1, free + RESULTS,
+            HAS_T, HAS_Z,
         )  # fmt: skip
     else:
         first, second = _accumulate(a, b, full, empty, steps, False)
-        mbarrier.wait(known, 0)
+        _go_on(known, LETS_IN, READS_AHEAD)
         free = steps + (1 if HAS_T or HAS_Z else 0)
         _finish(
             first, a, b, full, out, out_2, squares, batch, row, col, terms, terms_2, steps, free, HAS_T, HAS_Z
@@ -241,9 +222,9 @@ def hopper_small_sum_kernel(
     unit,  # (batches,) float32: u; first writes it, later reads it
     total, per_matrix, pairs, count, margin, steps, p, of_t, of_z, of_i, p_2, of_t_2, of_z_2, of_i_2,
     SCALING: gl.constexpr, COUNT: gl.constexpr, STAGES: gl.constexpr, REGISTERS: gl.constexpr,
-    OVERLAP: gl.constexpr,
+    LETS_IN: gl.constexpr, READS_AHEAD: gl.constexpr,
 ):  # fmt: skip
-    """One tile per program, or a pair of them; `pairs` of the `per_matrix` programs of a matrix."""
+    """One tile per program, or a pair of them; `pairs` of the `per_matrix` programs of a matrix, in all `total`."""
     # Two tiles' addends and both results of each.
     gl.static_assert(STAGES >= 6)
     DTYPE: gl.constexpr = out.dtype
@@ -268,10 +249,10 @@ def hopper_small_sum_kernel(
                 (
                     programs, total, per_matrix, pairs, count, margin, steps, out, out_2, squares, norms, unit,
                     a, b, full, empty, known, (p, of_t, of_z, of_i), (p_2, of_t_2, of_z_2, of_i_2),
-                    SCALING, COUNT, HAS_T, HAS_Z, OVERLAP,
+                    SCALING, COUNT, HAS_T, HAS_Z, LETS_IN, READS_AHEAD,
                 ),
             ),
-            (fetch, (programs, total, steps, left, right, t, z, out, out_2, a, b, full, empty, known, OVERLAP)),
+            (fetch, (programs, total, steps, left, right, t, z, out, out_2, a, b, full, empty, known, READS_AHEAD)),
         ],
         [1],
         [REGISTERS],
@@ -290,23 +271,22 @@ def hopper_small_sums(
     """`iroot.kernels.symmetric_sum.triton_sums` for a `tiling` of 64 x 64, by this module's kernel."""
     M, N = matrices.M, matrices.N
     batches, n, depth = M.shape
-    paired = M is N and saves_a_wave(n, batches, processors=processors(M.device))
-    merged = 0 if M is N or squares is not None else merges(n, batches, processors=processors(M.device))
+    places = processors(M.device)
+    paired = M is N and saves_a_wave(n, batches, processors=places)
     if paired:
         programs = device_pairs(n, batches, M.device)
-    elif merged:
-        programs = device_merged(n, batches, merged, M.device)
     else:
         programs = device_programs(n, batches, tiling.block, tiling.tail, M.device)
     total = programs.shape[0]
     blocks = -(-n // SIDE)
-    on_grid(hopper_small_sum_kernel, (total,))(
+    on_grid(hopper_small_sum_kernel, (max(total, places) if FILLS else total,))(
         programs, *(_blocks(A) for A in (M, None if M is N else N, matrices.T, matrices.Z)),
         _blocks(outputs[0]), _blocks(outputs[1] if len(sums) > 1 else None),
         squares, scaling.norms, scaling.unit, total, total // batches, blocks // 2 if paired else 0,
         scaling.count, scaling.margin, -(-depth // SIDE), *sums[0].values, *sums[-1].values,
         SCALING=KINDS[scaling.kind], COUNT=power_of_two(scaling.count), STAGES=STAGES,
-        REGISTERS=_PRODUCER_REGISTERS, OVERLAP=True, num_warps=WARPS, maxnreg=_REGISTERS, launch_pdl=True,
+        REGISTERS=_PRODUCER_REGISTERS, LETS_IN=LETS_NEXT_IN, READS_AHEAD=READS_AHEAD,
+        num_warps=WARPS, maxnreg=_REGISTERS, launch_pdl=True,
         # As in Triton's kernel, with which this one agrees bit for bit.
         enable_fp_fusion=False,
     )  # fmt: skip

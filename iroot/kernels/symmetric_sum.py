@@ -287,15 +287,14 @@ def symmetric_sums(
         squares: (batches, tiles) float32, filled with sums of squares of the first result, which then has no term in I.
     """
     batches, n, _ = matrices.M.shape
-    device = matrices.M.device
-    outputs = [empty_rows((batches, n, n), matrices.M.dtype, device) for _ in sums]
+    outputs = [empty_rows((batches, n, n), matrices.M.dtype, matrices.M.device) for _ in sums]
     launch = triton_sums
     if is_for_gluon(matrices, tiling):
         # Gluon is experimental: its names are looked up where they are known to be.
         from iroot.kernels.hopper_sum import hopper_sums
 
         launch = hopper_sums
-    elif is_for_small_gluon(matrices, tiling):
+    elif is_for_small_gluon(matrices, tiling, len(sums)):
         from iroot.kernels.hopper_small_sum import hopper_small_sums
 
         launch = hopper_small_sums
@@ -327,13 +326,24 @@ MOST_SMALL_WAVES = 0
 multiprocessor each hides the other's epilogue, and then Triton's do as well."""
 
 
-def is_for_small_gluon(matrices: Matrices, tiling: Tiling) -> bool:
+SMALL_KINDS = frozenset({"plain", "with addends", "two results", "two operands"})
+"""By `small_kind`: what Gluon's kernel takes in tiles of 64 x 64."""
+
+
+def small_kind(matrices: Matrices, results: int) -> str:
+    """M and N are two matrices; or else there are two results; or one, with T or Z or without."""
+    if matrices.M is not matrices.N:
+        return "two operands"
+    return "two results" if results > 1 else "with addends" if matrices.addends else "plain"
+
+
+def is_for_small_gluon(matrices: Matrices, tiling: Tiling, results: int) -> bool:
     """Whether `iroot.kernels.hopper_small_sum` is taken: it can run, and is the faster one."""
     batches, n, _ = matrices.M.shape
-    device = matrices.M.device
-    if tiling.block != 64 or tiling.tail or lacks_gluon(device):
+    if (tiling.block, tiling.tail) != (64, 0) or lacks_gluon(matrices.M.device):
         return False
-    return len(schedule(n, batches, tiling.block, tiling.tail)) <= MOST_SMALL_WAVES * processors(device)
+    few = len(schedule(n, batches, 64, 0)) <= MOST_SMALL_WAVES * processors(matrices.M.device)
+    return few and small_kind(matrices, results) in SMALL_KINDS
 
 
 def triton_sums(

@@ -15,14 +15,7 @@ if DEVICE.type == "cpu":  # read when the kernels are defined, and again when th
 
 from iroot.kernels import symmetric_sum  # noqa: E402
 from iroot.kernels.device_tiles import device_programs  # noqa: E402
-from iroot.kernels.diagonal_pairs import (  # noqa: E402
-    device_merged,
-    device_pairs,
-    merged_schedule,
-    merges,
-    paired_schedule,
-    saves_a_wave,
-)
+from iroot.kernels.diagonal_pairs import device_pairs, paired_schedule, saves_a_wave  # noqa: E402
 from iroot.kernels.hopper import lacks_gluon  # noqa: E402
 from iroot.kernels.symmetric_sum import (  # noqa: E402
     UNSCALED,
@@ -31,6 +24,7 @@ from iroot.kernels.symmetric_sum import (  # noqa: E402
     SumTerms,
     empty_rows,
     is_for_small_gluon,
+    small_kind,
     symmetric_sums,
     triton_sums,
 )
@@ -66,24 +60,6 @@ def test_pairs_fill_one_wave_of_an_h100_less() -> None:
     assert taken == [(1024, 1), (1024, 2), (1024, 3)]
 
 
-@pytest.mark.parametrize(("n", "merged"), [(1024, 4), (1000, 15), (128, 1), (65, 1), (520, 0)])
-def test_tiles_on_the_diagonal_join_their_left_neighbours(n: int, merged: int) -> None:
-    found = Counter[tuple[int, int, int]]()
-    programs = merged_schedule(n, 2, merged)
-    for batch, row, col, kind in programs:
-        assert kind in ((2,) if row == col + 64 and kind else (0,))
-        found.update([(batch, row, col)] + [(batch, row, row)] * (kind == 2))
-    assert found == Counter((tile.batch, tile.row, tile.col) for tile in schedule(n, 2, 64, 0))
-    assert sum(program.wide for program in programs) == 2 * 2 * merged
-    assert device_merged(n, 2, merged, torch.device("cpu")).tolist() == [list(program) for program in programs]
-
-
-def test_as_many_join_as_full_waves_have_no_place_for() -> None:
-    found = [merges(n, batches, processors=132) for n, batches in ((1024, 1), (1024, 2), (768, 1), (1280, 1), (768, 2))]
-    assert found == [4, 4, 0, 0, 0]  # of 136, 272, 78, 210 and 156 tiles
-    assert len(merged_schedule(1024, 2, 4)) == 2 * 132
-
-
 def posed(batches: int, n: int) -> Matrices:
     """Shapes without memory."""
     M = torch.empty(batches, n, n, dtype=HALF, device="meta")
@@ -92,12 +68,26 @@ def posed(batches: int, n: int) -> Matrices:
 
 def test_taken_where_few_tiles_of_64_are_on_a_multiprocessor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(symmetric_sum, "MOST_SMALL_WAVES", 2)
-    assert not is_for_small_gluon(posed(1, 1024), SMALL)  # no Hopper GPU
+    assert not is_for_small_gluon(posed(1, 1024), SMALL, 1)  # no Hopper GPU
     monkeypatch.setattr(symmetric_sum, "lacks_gluon", lambda device: "")
-    assert is_for_small_gluon(posed(1, 1024), SMALL)  # 136 tiles for 132 multiprocessors
-    assert is_for_small_gluon(posed(3, 768), SMALL)  # 234
-    assert not is_for_small_gluon(posed(2, 1024), SMALL)  # 272
-    assert not any(is_for_small_gluon(posed(1, 1024), tiling) for tiling in TILINGS if tiling != SMALL)
+    assert is_for_small_gluon(posed(1, 1024), SMALL, 1)  # 136 tiles for 132 multiprocessors
+    assert is_for_small_gluon(posed(3, 768), SMALL, 1)  # 234
+    assert not is_for_small_gluon(posed(2, 1024), SMALL, 1)  # 272
+    assert not any(is_for_small_gluon(posed(1, 1024), tiling, 1) for tiling in TILINGS if tiling != SMALL)
+
+
+def test_taken_by_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    M, N = posed(1, 512).M, posed(1, 512).M
+    squares = Matrices(M=M, N=M), Matrices(M=M, N=M, Z=M), Matrices(M=M, N=M, T=N, Z=M)
+    products = Matrices(M=M, N=N), Matrices(M=M, N=N, T=M, Z=N)
+    assert [small_kind(matrices, 1) for matrices in squares] == ["plain", "with addends", "with addends"]
+    assert {small_kind(matrices, 2) for matrices in squares} == {"two results"}
+    assert {small_kind(matrices, results) for matrices in products for results in (1, 2)} == {"two operands"}
+    monkeypatch.setattr(symmetric_sum, "lacks_gluon", lambda device: "")
+    monkeypatch.setattr(symmetric_sum, "MOST_SMALL_WAVES", 1)
+    monkeypatch.setattr(symmetric_sum, "SMALL_KINDS", frozenset({"two results"}))
+    assert [is_for_small_gluon(squares[2], SMALL, results) for results in (1, 2)] == [False, True]
+    assert not is_for_small_gluon(products[1], SMALL, 2)
 
 
 def gaussian(batch: int, n: int, depth: int, dtype: torch.dtype, seed: int) -> Tensor:
@@ -177,11 +167,33 @@ def test_gram_products_squares_and_scalars(n: int, depth: int, batch: int) -> No
 
 @pytest.mark.gpu
 @runs_gluon
+@pytest.mark.parametrize("n", [1024, 520])
+def test_programs_beyond_the_tiles_change_nothing(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from iroot.kernels import hopper_small_sum
+    from iroot.kernels.hopper_small_fetch import AFTER_PRODUCTS, AT_THE_END
+
+    S, T, Z = (symmetric(1, n, HALF, seed) for seed in range(3))
+    X = gaussian(1, n, 200, HALF, 3)
+    norms = torch.empty(2, 1, len(schedule(n, 1, 64, 0)), device=DEVICE)
+    A = [empty_rows((1, n, n), HALF, DEVICE)]
+    hopper_small_sum.hopper_small_sums(Matrices(M=X, N=X), BOTH[:1], SMALL, A, squares=norms[0])
+    for lets_in in (AT_THE_END, AFTER_PRODUCTS):
+        monkeypatch.setattr(hopper_small_sum, "LETS_NEXT_IN", lets_in)
+        monkeypatch.setattr(hopper_small_sum, "FILLS", True)
+        hopper_small_sum.hopper_small_sums(Matrices(M=X, N=X), BOTH[:1], SMALL, A, squares=norms[1])
+        assert torch.equal(*norms)
+        for N in (S, symmetric(1, n, HALF, 0)):
+            for found, expected in zip(*by_both(Matrices(M=S, N=N, T=T, Z=Z), BOTH), strict=True):
+                assert torch.equal(found, expected)
+
+
+@pytest.mark.gpu
+@runs_gluon
 def test_taken_and_recorded_in_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(symmetric_sum, "MOST_SMALL_WAVES", 2)
     S, Z = symmetric(1, 1024, BRAIN, 0), symmetric(1, 1024, BRAIN, 1)
     matrices = Matrices(M=S, N=S, Z=Z)
-    assert is_for_small_gluon(matrices, SMALL)
+    assert is_for_small_gluon(matrices, SMALL, 1)
     (found,), (expected,) = by_both(matrices, BOTH[:1])
     assert torch.equal(symmetric_sums(matrices, BOTH[:1], SMALL)[0], found)
     graph = torch.cuda.CUDAGraph()
