@@ -181,16 +181,16 @@ def gluon_split(device: torch.device) -> Iterator[Found]:
 
 def gluon_small_words(device: torch.device) -> Iterator[Found]:
     """Hopper's products of words in tiles of 64 x 64: shifts bit for bit, all else to the order of float32 sums."""
-    from iroot.kernels.hopper_small_words import SHARES, hopper_small_word
+    from iroot.kernels.hopper_small_words import hopper_small_word
 
     tiling, lengths = GRADED_TILINGS[2], cycle((512, 128, 64, 32))
-    for shape, share in zip(shapes(device), cycle(SHARES), strict=False):
+    for shape in shapes(device):
         for call, inputs in word_products(shape, tiling):
             of_update = call.kind == UPDATE.value
             cut = promoted(tiling, next(lengths)) if of_update else tiling
             found, expected = (new_word(inputs.M.word, cut, rest=of_update) for _ in range(2))
             triton_launch(call, inputs, Outputs(word=expected), cut)
-            hopper_small_word(call, inputs, Outputs(word=found), cut, share=share)
+            hopper_small_word(call, inputs, Outputs(word=found), cut)
             yield from alike_words(found, expected)
         X, B = drawn_word(shape, tiling, seed=0), drawn_word(shape, tiling, seed=1)
         scale = torch.full((shape.batch,), 1.7, device=device)

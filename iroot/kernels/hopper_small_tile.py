@@ -47,85 +47,18 @@ def _step(first, second, bar, a, b, batch, row, col, k):
 
 
 @gluon.jit
-def _touch(view, block, bar):
-    """Have the copy engine read a view's descriptor, which the first use of one waits for; the data are not used."""
-    SIZE: gl.constexpr = view.block_shape[1] * view.block_shape[2] * (view.dtype.primitive_bitwidth // 8)
-    mbarrier.expect(bar, SIZE)
-    target = block._reinterpret(view.dtype, view.block_shape, view.layout)
-    tma.async_copy_global_to_shared(view, [0, 0, 0], bar, target)
-
-
-@gluon.jit
-def _touch_all(left, right, extra, written, stages, staging, touched, HAS_E: gl.constexpr, AHEAD: gl.constexpr):
-    """All descriptors, in blocks that nothing else is asked for in before the previous kernel is done."""
-    a, b = stages
-    out, mirror, rest_out = written
-    _touch(right, b.index(0), touched.index(0))
-    _touch(out, a.index(3), touched.index(1))
-    _touch(mirror, staging[1], touched.index(2))
-    if HAS_E:
-        _touch(extra, b.index(2), touched.index(3))
-        _touch(rest_out, a.index(1), touched.index(4))
-    if not AHEAD:
-        _touch(left, a.index(0), touched.index(5))
-
-
-@gluon.jit
-def _await_touched(touched, HAS_E: gl.constexpr, AHEAD: gl.constexpr):
-    """Until their blocks are free again."""
-    for k in gl.static_range(6):
-        if (k < 3) or (k < 5 and HAS_E) or (k == 5 and not AHEAD):
-            mbarrier.wait(touched.index(k), 0)
-
-
-@gluon.jit
-def _begin_ahead(
-    left, right, stages, full, touched, batch, row, col, lead, HAS_E: gl.constexpr, TOUCH: gl.constexpr
-):  # fmt: skip
-    """The first `lead` pairs of steps of both products, of which only N is the previous kernel's."""
-    a, b = stages
-    for k in range(lead):
-        mbarrier.expect(full.index(2 * k), _STEP_BYTES)
-        tma.async_copy_global_to_shared(left, [batch, row, 64 * k], full.index(2 * k), place(a.index(2 * k), left))
-        bar = full.index(2 * k + 1)
-        mbarrier.expect(bar, _STEP_BYTES)
-        tma.async_copy_global_to_shared(left, [batch, col, 64 * k], bar, place(b.index(2 * k + 1), left))
-    gdc_wait()
-    if TOUCH:
-        _await_touched(touched, HAS_E, True)
-    for k in range(lead):
-        tma.async_copy_global_to_shared(right, [batch, col, 64 * k], full.index(2 * k), place(b.index(2 * k), right))
-        bar = full.index(2 * k + 1)
-        tma.async_copy_global_to_shared(right, [batch, row, 64 * k], bar, place(a.index(2 * k + 1), right))
-
-
-@gluon.jit
 def fetch(
-    left, right, p_word, q_word, extra, written, stages, staging, full, empty, fetched, touched, batch, row, col, steps,
+    left, right, p_word, q_word, extra, stages, staging, full, empty, fetched, batch, row, col, steps,
     BOTH: gl.constexpr, ADDENDS: gl.constexpr, HAS_E: gl.constexpr, OVERLAP: gl.constexpr, EARLY: gl.constexpr,
-    AHEAD: gl.constexpr, TOUCH: gl.constexpr,
 ):  # fmt: skip
-    """The copying warp's part of a program: M and N as they are multiplied, P and Q, and E through one more stage.
-
-    AHEAD, of an update: M was complete before the previous kernel let this one in, and is asked for at once.
-    TOUCH: descriptors are read before the previous kernel is done.
-    """
+    """The copying warp's part of a program: M and N as they are multiplied, P and Q, and E through one more stage."""
     a, b = stages
     DEPTH: gl.constexpr = b.shape[0]
     PASSES: gl.constexpr = 2 if BOTH else 1
-    lead = 0
-    if TOUCH:
-        _touch_all(left, right, extra, written, stages, staging, touched, HAS_E, AHEAD)
-    if AHEAD:
-        gl.static_assert(BOTH and OVERLAP)
-        lead = gl.minimum(steps, DEPTH // 2)
-        _begin_ahead(left, right, stages, full, touched, batch, row, col, lead, HAS_E, TOUCH)
-    elif OVERLAP:
+    if OVERLAP:
         gdc_wait()
-        if TOUCH:
-            _await_touched(touched, HAS_E, False)
-    if OVERLAP and EARLY:
-        gdc_launch_dependents()
+        if EARLY:
+            gdc_launch_dependents()
     total = PASSES * steps
     # Behind the stages that are free at first.
     with_addends = gl.minimum(steps, DEPTH // PASSES) - 1
@@ -133,12 +66,11 @@ def fetch(
         for turn in gl.static_range(PASSES):
             step = PASSES * k + turn
             stage = step % DEPTH
-            if k >= lead:
-                mbarrier.wait(empty.index(stage), ((step // DEPTH) & 1) ^ 1)
-                if turn == 0:
-                    _step(left, right, full.index(stage), a.index(stage), b.index(stage), batch, row, col, 64 * k)
-                else:
-                    _step(right, left, full.index(stage), a.index(stage), b.index(stage), batch, row, col, 64 * k)
+            mbarrier.wait(empty.index(stage), ((step // DEPTH) & 1) ^ 1)
+            if turn == 0:
+                _step(left, right, full.index(stage), a.index(stage), b.index(stage), batch, row, col, 64 * k)
+            else:
+                _step(right, left, full.index(stage), a.index(stage), b.index(stage), batch, row, col, 64 * k)
         if ADDENDS > 0 and k == with_addends:
             mbarrier.expect(fetched, ADDENDS * 2 * 64 * 64)
             _halves(p_word, staging[0], fetched, batch, row, col)

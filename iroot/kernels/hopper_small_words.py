@@ -13,8 +13,6 @@ Gluon has no interpreter: this module is imported where its kernel is launched, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import triton
 from torch import Tensor
 from triton.experimental import gluon
@@ -36,45 +34,16 @@ from iroot.kernels.words import PRODUCT, QUADRATIC, UPDATE
 _STEP = 64
 """Columns of a factor in a stage."""
 
-_GROUP_WARPS = 4
+# Two programs on a multiprocessor: the 136 tiles of n = 1024 are one wave, and another product can run beside.
+_STAGES = gl.constexpr(6)
+_REGISTERS = 80
+"""Of a thread at launch, of twelve warps (the copying warp counts as four)."""
+
+_GROUP_REGISTERS = gl.constexpr(104)
 _PRODUCER_REGISTERS = gl.constexpr(24)
+_GROUP_WARPS = 4
 
 _EXCHANGE = gl.constexpr(gl.SwizzledSharedLayout(vec=1, per_phase=1, max_phase=1, order=[1, 0]))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Share:
-    """What a program takes of a multiprocessor.
-
-    Attributes:
-        stages: of 16 KB each, an even number from 4 on.
-        registers: of a thread at launch, of twelve warps (the copying warp counts as four).
-        group_registers: of a thread of a multiplying warp.
-        ahead: an update fetches M before the previous kernel is done; M is older than what that kernel waited for.
-        touch: descriptors are read before the previous kernel is done.
-    """
-
-    stages: int
-    registers: int
-    group_registers: int
-    ahead: bool = False
-    touch: bool = False
-
-
-HALF = Share(stages=6, registers=80, group_registers=104)
-"""Two programs on a multiprocessor: the 136 tiles of n = 1024 are one wave, and another product can run beside."""
-
-ALL = Share(stages=12, registers=168, group_registers=240)
-
-SHARES = (
-    HALF,
-    ALL,
-    *(replace(HALF, ahead=ahead, touch=touch) for ahead, touch in ((True, False), (False, True), (True, True))),
-)
-"""What a check on a GPU tries."""
-
-SHARE = HALF
-"""Of every product."""
 
 
 @gluon.jit
@@ -137,27 +106,26 @@ def hopper_small_word_kernel(
     scale,  # (batches,) float32: FINAL results are multiplied by scale^(-1/p)
     steps, tiles, terms, blocks, n, c0, c1, c2, mid, inverse_radius, factor, linear, inverse_p,
     KIND: gl.constexpr, BOTH: gl.constexpr, FINAL: gl.constexpr, HAS_Q: gl.constexpr, HAS_V: gl.constexpr,
-    HAS_TRACE: gl.constexpr, COUNT: gl.constexpr, BLOCKS: gl.constexpr, DEPTH: gl.constexpr,
-    REGISTERS: gl.constexpr, PROMOTE_K: gl.constexpr, OVERLAP: gl.constexpr, EARLY: gl.constexpr,
-    AHEAD: gl.constexpr, TOUCH: gl.constexpr,
+    HAS_TRACE: gl.constexpr, COUNT: gl.constexpr, BLOCKS: gl.constexpr, PROMOTE_K: gl.constexpr,
+    OVERLAP: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
-    """One tile per program; 64 columns of M and N in each of DEPTH stages, `steps` of them in n.
+    """One tile per program; 64 columns of M and N in each of _STAGES stages, `steps` of them in n.
 
     KIND, HAS_Q, HAS_V and HAS_TRACE say what there is; another operand of the same kind stands in for an absent one.
     """
     DTYPE: gl.constexpr = left.dtype
     HAS_E: gl.constexpr = KIND != PRODUCT or (HAS_Q and HAS_V)
     ADDENDS: gl.constexpr = 0 if KIND == QUADRATIC else (2 if HAS_Q or HAS_V else 1)
-    gl.static_assert(DEPTH % 2 == 0)
-    gl.static_assert(DEPTH >= 4)
-    a = gl.allocate_shared_memory(DTYPE, [DEPTH, 64, 64], WHOLE)
-    b = gl.allocate_shared_memory(DTYPE, [DEPTH, 64, 64], WHOLE)
+    gl.static_assert(_STAGES % 2 == 0)
+    gl.static_assert(_STAGES >= 4)
+    a = gl.allocate_shared_memory(DTYPE, [_STAGES, 64, 64], WHOLE)
+    b = gl.allocate_shared_memory(DTYPE, [_STAGES, 64, 64], WHOLE)
     first = gl.allocate_shared_memory(DTYPE, [2, 64, 32], HALF_ROWS)
     second = gl.allocate_shared_memory(DTYPE, [2, 64, 32], HALF_ROWS)
     exchange = gl.allocate_shared_memory(gl.float32, [2, 2], _EXCHANGE)
-    full = gl.allocate_shared_memory(gl.int64, [DEPTH, 1], mbarrier.MBarrierLayout())
-    empty = gl.allocate_shared_memory(gl.int64, [DEPTH, 1], mbarrier.MBarrierLayout())
-    for stage in gl.static_range(DEPTH):
+    full = gl.allocate_shared_memory(gl.int64, [_STAGES, 1], mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [_STAGES, 1], mbarrier.MBarrierLayout())
+    for stage in gl.static_range(_STAGES):
         mbarrier.init(full.index(stage), count=1)
         mbarrier.init(empty.index(stage), count=1)
     # P and Q are here; both groups' sums are handed over; a diagonal tile is; the second group's own sums are.
@@ -166,11 +134,6 @@ def hopper_small_word_kernel(
     mbarrier.init(others.index(1), count=2)
     mbarrier.init(others.index(2), count=2)
     mbarrier.init(others.index(3), count=1)
-    touched = others
-    if TOUCH:
-        touched = gl.allocate_shared_memory(gl.int64, [6, 1], mbarrier.MBarrierLayout())
-        for k in gl.static_range(6):
-            mbarrier.init(touched.index(k), count=1)
     fence_async_shared()
     gl.thread_barrier()
     slot = gl.program_id(0)
@@ -204,20 +167,17 @@ def hopper_small_word_kernel(
             (
                 fetch,
                 (
-                    left, right, p_word, q_word, extra, (out, mirror, rest_out), stages, staging, full, empty,
-                    others.index(0), touched, batch, row, col, steps, BOTH, ADDENDS, HAS_E, OVERLAP, EARLY, AHEAD,
-                    TOUCH,
+                    left, right, p_word, q_word, extra, stages, staging, full, empty,
+                    others.index(0), batch, row, col, steps, BOTH, ADDENDS, HAS_E, OVERLAP, EARLY,
                 ),
             ),
         ],
         [4, 1],
-        [REGISTERS, _PRODUCER_REGISTERS],
+        [_GROUP_REGISTERS, _PRODUCER_REGISTERS],
     )  # fmt: skip
 
 
-def hopper_small_word(
-    call: Call, inputs: Inputs, outputs: Outputs, tiling: Tiling, *, chained: bool = True, share: Share | None = None
-) -> None:
+def hopper_small_word(call: Call, inputs: Inputs, outputs: Outputs, tiling: Tiling, *, chained: bool = True) -> None:
     """`iroot.kernels.word_launch.triton_launch` by this module's kernel: of `tiling` it takes the promotion.
 
     Words differ from Triton's by the order of float32 sums: a word's last bit now and then.
@@ -228,9 +188,7 @@ def hopper_small_word(
         outputs: a word, or the final result of a product.
         tiling: 64 rows; sums of 32 columns, or of a multiple of 64, or 0 for one sum.
         chained: the kernel before it in its stream is the only one it waits for.
-        share: of a multiprocessor; SHARE where None.
     """
-    share = share or SHARE
     M, N, word = inputs.M, inputs.N, outputs.word
     batches, n, _ = M.word.shape
     programs = device_programs(n, batches, tiling.block, tiling.tail, M.word.device)
@@ -249,10 +207,8 @@ def hopper_small_word(
         HAS_V=inputs.partner is not None, HAS_TRACE=inputs.trace is not None,
         # Fewer kernels, the same sums.
         COUNT=triton.next_power_of_2(max(terms, 256)), BLOCKS=triton.next_power_of_2(max(blocks, 32)),
-        DEPTH=share.stages, REGISTERS=share.group_registers, PROMOTE_K=tiling.promote_k,
-        OVERLAP=chained, EARLY=tiling.lets_next_in, AHEAD=chained and share.ahead and call.kind == UPDATE.value,
-        TOUCH=chained and share.touch,
-        num_warps=_GROUP_WARPS, maxnreg=share.registers, launch_pdl=chained,
+        PROMOTE_K=tiling.promote_k, OVERLAP=chained, EARLY=tiling.lets_next_in,
+        num_warps=_GROUP_WARPS, maxnreg=_REGISTERS, launch_pdl=chained,
         # As in Triton's kernel: slices round alike.
         enable_fp_fusion=False,
     )  # fmt: skip

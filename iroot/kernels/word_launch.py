@@ -59,13 +59,6 @@ class Call:
 SQUARE = Call(kind=PRODUCT.value)
 """M N as it is."""
 
-SMALL_TILES = False
-"""Whether tiles of 64 x 64 take Gluon's kernel on a Hopper GPU: not before it is measured to be faster there."""
-
-EARLY_PASSES = False
-"""Whether the passes before the first product, of as many elements as one matrix of 1024 x 1024 has, let the next
-kernel's programs in while they run, as products in tiles of 64 x 64 do: not before it is measured to be faster."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
@@ -105,13 +98,12 @@ def launch(call: Call, inputs: Inputs, outputs: Outputs, tiling: Tiling, *, chai
 
 
 def is_for_gluon(call: Call, inputs: Inputs, outputs: Outputs, tiling: Tiling) -> bool:
-    """Whether one of Gluon's kernels is taken: in tiles of 128 wherever it can run, in small ones by SMALL_TILES.
+    """Whether one of Gluon's kernels is taken: wherever it can run.
 
-    Whole roots, p = 2, five steps, by it and by Triton: n = 1536 282 and 413 us, 2048 460 and 699, 3072 1329 and 1631,
-    4096 2824 and 3265, 8 x 1024 681 and 923, 16 x 1024 1248 and 1665 (H100, float16, 2026-11-23).
+    Whole roots, p = 2, five steps, by it and by Triton: n = 512 82 and 111 us, 768 114 and 141, 1024 159 and 188,
+    4 x 512 128 and 148 in tiles of 64; n = 1536 282 and 413, 2048 460 and 699, 3072 1329 and 1631, 4096 2824 and 3265,
+    8 x 1024 681 and 923, 16 x 1024 1248 and 1665 in tiles of 128 (H100, float16, 2026-11-23).
     """
-    if tiling.block == 64 and not SMALL_TILES:
-        return False
     return takes_gluon(call, inputs, outputs, tiling) and not lacks_gluon(inputs.M.word.device)
 
 
@@ -203,7 +195,7 @@ def _new_errors(batches: int, n: int, tiling: Tiling, device: torch.device) -> T
 
 def lets_in(batches: int, n: int) -> bool:
     """Whether a pass over `batches` matrices lets the next kernel in early: one that leaves room for its programs."""
-    return EARLY_PASSES and batches * n * n <= 1024 * 1024
+    return batches * n * n <= 1024 * 1024
 
 
 _ROWS = 4

@@ -106,7 +106,7 @@ def forms(batch: int, n: int, dtype: torch.dtype) -> dict[str, Form]:
 
 
 def test_small_tiles_have_every_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With every length of sums that an update can have; taken where the switch and the GPU say so."""
+    """With every length of sums that an update can have; taken where the GPU can run them."""
     like = torch.empty(1, 1024, 1024, dtype=torch.float16, device="meta")
     M, N = (new_word(like, SMALL, rest=True) for _ in range(2))
     each = Form(call=UPDATE_CALL, inputs=Inputs(M=M, N=N, trace=None))
@@ -114,15 +114,12 @@ def test_small_tiles_have_every_form(monkeypatch: pytest.MonkeyPatch) -> None:
         assert takes_gluon(each.call, each.inputs, each.outputs(), promoted(SMALL, k))
     for tiling in (promoted(SMALL, 16), replace(SMALL, tail=16), replace(SMALL, block=32)):
         assert not takes_gluon(each.call, each.inputs, each.outputs(), tiling)
-    monkeypatch.setattr(word_launch, "lacks_gluon", lambda device: "")
-    for switch in (False, True):
-        monkeypatch.setattr(word_launch, "SMALL_TILES", switch)
-        assert is_for_gluon(each.call, each.inputs, each.outputs(), SMALL) is switch
+    for lack in ("", "no Hopper GPU"):
+        monkeypatch.setattr(word_launch, "lacks_gluon", lambda device, lack=lack: lack)
+        assert is_for_gluon(each.call, each.inputs, each.outputs(), SMALL) is not bool(lack)
 
 
-def test_small_passes_let_the_next_kernel_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not lets_in(1, 512)
-    monkeypatch.setattr(word_launch, "EARLY_PASSES", True)
+def test_small_passes_let_the_next_kernel_in() -> None:
     assert [lets_in(*shape) for shape in ((1, 1024), (4, 512), (2, 1024), (1, 2048))] == [True, True, False, False]
 
 
@@ -203,8 +200,8 @@ def test_whole_roots(monkeypatch: pytest.MonkeyPatch, p: int) -> None:
     values = kappa ** torch.linspace(0.0, -1.0, n, dtype=torch.float64, device=DEVICE)
     A, exact = ((Q * values) @ Q.mT).float(), (Q * values ** (-1.0 / p)) @ Q.mT
     steps = word_steps(schedule_for(Design(p=p, lower=0.9e-4), target=2e-4, min_cushion=0.03))
-    for switch in (False, True):
-        monkeypatch.setattr(word_launch, "SMALL_TILES", switch)
+    for lack in ("", "Triton's kernel is asked for"):
+        monkeypatch.setattr(word_launch, "lacks_gluon", lambda device, lack=lack: lack)
         X = graded_root(A, torch.full((1, 1), 1.02, device=DEVICE), steps, p=p)
         assert torch.equal(X, X.mT)
         assert (X.double() - exact).norm() < 1e-3 * exact.norm()
