@@ -62,9 +62,16 @@ class GradedPlan:
             )
 
 
+SMALL_WORD_TILE = 0.37
+"""`iroot.kernels.tiling.SMALL_TILE` of Gluon's products of words: a root of n = 1024 takes 161 us in tiles of 64 x 64,
+two on some multiprocessors, and 208 in tiles of 128 x 128, one on each; of both the bound is 26 (H100, 2026-11-23)."""
+
+
 def choose_plan(n: int, batches: int, *, processors: int) -> GradedPlan:
     """The tilings with the shortest makespan."""
-    tiling = choose_tiling(n, batches, processors=processors, choices=GRADED_TILINGS)
+    tiling = choose_tiling(
+        n, batches, processors=processors, choices=GRADED_TILINGS, small_tile=SMALL_WORD_TILE
+    )  # fmt: skip
     # A second accumulator takes as many registers as the first: eight warps for tiles of 128 x 128.
     return GradedPlan(tiling=tiling, update=replace(tiling, warps=8 if tiling.block == 128 else 4))
 
@@ -121,7 +128,7 @@ def _square_bound(matrix: Tensor, eps: float, dtype: torch.dtype, slack: float) 
     overlap, early = device.type == "cuda", lets_in(batches, n)
     on_grid(square_norms_kernel, (programs.shape[0],))(
         programs, descriptor(S.word, tiling.block, tiling.block_k),
-        descriptor(S.word, tiling.block, tiling.block), frobenius, row_sums, tiles, blocks, n,
+        descriptor(S.word, tiling.block, tiling.block), S.word, S.word.stride(1), frobenius, row_sums, tiles, blocks, n,
         BLOCK=tiling.block, BLOCK_K=tiling.block_k, OVERLAP=overlap, EARLY=early,
         num_warps=tiling.warps, num_stages=tiling.stages, launch_pdl=overlap,
     )  # fmt: skip
@@ -150,7 +157,8 @@ def graded_root(
     in a CUDA graph: it compiles the kernels and uploads their tiles.
 
     Args:
-        A: (..., n, n) float32, symmetric positive definite.
+        A: (..., n, n) float32, symmetric positive definite, complete when the kernel launched last began: the one
+            that wrote `scale`, as `square_bound`'s does.
         scale: (..., 1, 1) float32, at least about lambda_max(A + eps I).
         steps: as designed for the spectrum of Y.
         p: root, at least 1.
@@ -172,9 +180,10 @@ def graded_root(
         raise InvalidInputError(f"scale must hold {batches} float32 values, got {scale.numel()} of {scale.dtype}")
     chosen = plan or choose_plan(n, batches, processors=processors(A.device))
     scales = scale.reshape(batches).contiguous()
+    copied = matrix.data_ptr() != A.data_ptr() or scales.data_ptr() != scale.data_ptr()
 
     def root() -> Tensor:
-        Y, _ = begin(matrix, scales, eps, dtype, tiling=chosen.update)
+        Y, _ = begin(matrix, scales, eps, dtype, tiling=chosen.update, ahead=not copied)
         return _Iteration(p, chosen, A.device).run(Y, steps, scales)
 
     rehearse(("graded_root", matrix.shape, matrix.stride(), p, variants(steps), dtype, chosen), root, A.device)

@@ -93,8 +93,8 @@ def schedule(n: int, batches: int, block: int, tail: int) -> tuple[Program, ...]
     return tuple(tile._replace(batch=batch) for batch in range(batches) for tile in (*wide, *narrow))
 
 
-# Time of a 64 x 64 tile in that of a 128 x 128 one: a quarter of the work at 64 % of the rate (H100, 2026-11-22).
-_TILE_COST = {64: 0.39, 128: 1.0}
+SMALL_TILE = 0.39
+"""Time of a 64 x 64 tile in that of a 128 x 128 one: a quarter of the work at 64 % of the rate (H100, 2026-11-22)."""
 
 _SMALL = Tiling(block=64, tail=0, block_k=128, warps=4, stages=3)
 _SMALL_TAIL = Tiling(block=64, tail=16, block_k=128, warps=4, stages=3)
@@ -129,9 +129,14 @@ than they save (n = 2048: 16.3 us with 128 + 32 columns, 14.3 with 64 + 16, 13.1
 PROMOTED = tuple(Tiling(block=128, tail=tail, block_k=64, warps=8, stages=3, promote_k=512) for tail in (0, 32))
 
 
-def makespan(n: int, batches: int, tiling: Tiling, *, processors: int, family: Family = HOPPER) -> float:
-    """Load of the busiest multiprocessor, in 128 x 128 tiles, when programs start in order as places come free."""
-    cost = _TILE_COST[tiling.block]
+def makespan(
+    n: int, batches: int, tiling: Tiling, *, processors: int, family: Family = HOPPER, small_tile: float = SMALL_TILE
+) -> float:
+    """Load of the busiest multiprocessor, in 128 x 128 tiles, when programs start in order as places come free.
+
+    `small_tile`: that of a tile of 64 x 64.
+    """
+    cost = {64: small_tile, 128: 1.0}[tiling.block]
     places = [0.0] * (processors * family.resident(tiling.shared_bytes))
     for program in schedule(n, batches, tiling.block, tiling.tail):
         heapq.heapreplace(places, places[0] + cost * (1.0 + program.wide * tiling.tail / tiling.block))
@@ -142,8 +147,18 @@ def makespan(n: int, batches: int, tiling: Tiling, *, processors: int, family: F
 
 @lru_cache(maxsize=1024)
 def choose_tiling(
-    n: int, batches: int, *, processors: int, choices: tuple[Tiling, ...] = TILINGS, family: Family = HOPPER
+    n: int,
+    batches: int,
+    *,
+    processors: int,
+    choices: tuple[Tiling, ...] = TILINGS,
+    family: Family = HOPPER,
+    small_tile: float = SMALL_TILE,
 ) -> Tiling:
     """The tiling among the `choices` that fit with the shortest makespan; the first listed of equals."""
     fitting = [tiling for tiling in choices if family.resident(tiling.shared_bytes)]
-    return min(fitting, key=lambda tiling: makespan(n, batches, tiling, processors=processors, family=family))
+
+    def load(tiling: Tiling) -> float:
+        return makespan(n, batches, tiling, processors=processors, family=family, small_tile=small_tile)
+
+    return min(fitting, key=load)

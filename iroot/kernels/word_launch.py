@@ -202,9 +202,18 @@ _ROWS = 4
 
 
 def begin(
-    matrix: Tensor, scale: Tensor | None, eps: float, dtype: torch.dtype, *, tiling: Tiling | None = None
+    matrix: Tensor,
+    scale: Tensor | None,
+    eps: float,
+    dtype: torch.dtype,
+    *,
+    tiling: Tiling | None = None,
+    ahead: bool = False,
 ) -> tuple[Word, Tensor]:
-    """(matrix + eps I) / scale as a word, and the scale: `scale`, or the mean diagonal, when no rest is needed."""
+    """(matrix + eps I) / scale as a word, and the scale: `scale`, or the mean diagonal, when no rest is needed.
+
+    `ahead`: the matrix was complete when the kernel launched last began, and is read while that one runs.
+    """
     batches, n, _ = matrix.shape
     blocks = triton.cdiv(n, _ROWS)
     word = empty_aligned((batches, n, n), dtype, matrix.device)
@@ -218,7 +227,7 @@ def begin(
         rest, 0 if rest is None else rest.stride(1), shift, norm, unit, errors, width, n,
         ROWS=_ROWS, COLUMNS=min(1024, triton.next_power_of_2(n)), DIAGONAL=1024,
         BLOCKS=triton.next_power_of_2(max(width, 1)), DTYPE=TRITON_DTYPES[dtype], OVERLAP=overlap,
-        EARLY=lets_in(batches, n), num_warps=4, launch_pdl=overlap,
+        EARLY=lets_in(batches, n), AHEAD=ahead and overlap, num_warps=4, launch_pdl=overlap,
     )  # fmt: skip
     sums = Sums(norm=norm, with_p=norm, with_v=norm)
     return Word(word=word, shift=shift, sums=sums, rest=rest, errors=errors), unit

@@ -244,6 +244,13 @@ def _wait(OVERLAP: tl.constexpr, EARLY: tl.constexpr):
 
 
 @triton.jit
+def _rows_of(source, stride_row, row, start, n, COLUMNS: tl.constexpr):
+    """Some columns of these rows of a matrix; zero outside."""
+    col = start + tl.arange(0, COLUMNS)[None, :]
+    return tl.load(source + row.to(tl.int64) * stride_row + col, mask=(row < n) & (col < n), other=0.0)
+
+
+@triton.jit
 def begin_kernel(
     matrix, stride_batch, stride_row,  # (batches, n, n) float32 with contiguous rows
     scale,  # (batches,) float32, or None: the mean diagonal
@@ -254,31 +261,40 @@ def begin_kernel(
     errors, blocks,  # (batches, blocks), set to zero, or None
     n,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DIAGONAL: tl.constexpr, BLOCKS: tl.constexpr,
-    DTYPE: tl.constexpr, OVERLAP: tl.constexpr, EARLY: tl.constexpr,
+    DTYPE: tl.constexpr, OVERLAP: tl.constexpr, EARLY: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
-    """ROWS rows of a symmetric matrix, as a word: its mean diagonal, and the rest rounded."""
+    """ROWS rows of a symmetric matrix, as a word: its mean diagonal, and the rest rounded.
+
+    AHEAD: the matrix was complete when the previous kernel began, which wrote `scale`, and is read meanwhile.
+    """
     block = tl.program_id(0)
     batch = tl.program_id(1).to(tl.int64)
-    _wait(OVERLAP, EARLY)
+    if not AHEAD:
+        _wait(OVERLAP, EARLY)
     source = matrix + batch * stride_batch
+    row = block * ROWS + tl.arange(0, ROWS)[:, None]
+    # On their way while the diagonal is added up.
+    entries = _rows_of(source, stride_row, row, 0, n, COLUMNS)
     trace = 0.0
     for start in range(0, n, DIAGONAL):
         i = start + tl.arange(0, DIAGONAL)
         trace += tl.sum(tl.load(source + i.to(tl.int64) * (stride_row + 1), mask=i < n, other=0.0))
     mean = trace / n + eps
     divisor = mean
+    if AHEAD:
+        _wait(OVERLAP, EARLY)
     if scale is not None:
         divisor = tl.load(scale + batch)
     divisor = tl.where(divisor == 0.0, 1.0, divisor)  # of a zero matrix
     inverse = 1.0 / divisor
     mean_word = mean * inverse
-    row = block * ROWS + tl.arange(0, ROWS)[:, None]
     norm = 0.0
     for start in range(0, n, COLUMNS):
+        if start > 0:
+            entries = _rows_of(source, stride_row, row, start, n, COLUMNS)
         col = start + tl.arange(0, COLUMNS)[None, :]
         inside = (row < n) & (col < n)
-        value = tl.load(source + row.to(tl.int64) * stride_row + col, mask=inside, other=0.0)
-        value = tl.where(row == col, (value + eps) * inverse - mean_word, value * inverse)
+        value = tl.where(row == col, (entries + eps) * inverse - mean_word, entries * inverse)
         rounded = value.to(DTYPE)
         place = batch * n + row.to(tl.int64)
         tl.store(word + place * word_pitch + col, rounded, mask=inside)
@@ -299,6 +315,7 @@ def begin_kernel(
 def square_norms_kernel(
     programs,
     word, tile_word,  # S of A / t = I + S, in blocks for a product and as a tile
+    plain, pitch,  # S again, rows of `pitch` elements
     frobenius,  # (batches, tiles): sums of squares of A^2 / t^2
     row_sums,  # (batches, blocks, n): sums of absolute values over one block of columns
     tiles, blocks, n,
@@ -307,14 +324,20 @@ def square_norms_kernel(
     """Norms of (I + S)^2 = S^2 + 2 S + I, which is not stored; one tile on or below the diagonal per program."""
     program = programs + 4 * tl.program_id(0)
     batch = tl.load(program)
-    row = tl.load(program + 1)
-    col = tl.load(program + 2)
+    row = tl.multiple_of(tl.load(program + 1), BLOCK)
+    col = tl.multiple_of(tl.load(program + 2), BLOCK)
     _wait(OVERLAP, EARLY)
-    value = tl.zeros((BLOCK, BLOCK), tl.float32)
-    value = accumulate(value, word, word, batch, row, col, n, BLOCK, BLOCK_K, 0, True, True)
-    value += 2.0 * tile_word.load([batch, row, col]).reshape(BLOCK, BLOCK).to(tl.float32)
     i = row + tl.arange(0, BLOCK)
     j = col + tl.arange(0, BLOCK)
+    if BLOCK <= 64:
+        # Registers have room for it during the product.
+        place = plain + (batch.to(tl.int64) * n + i[:, None]) * pitch + j[None, :]
+        tile = tl.load(place, mask=(i[:, None] < n) & (j[None, :] < n), other=0.0)
+    value = tl.zeros((BLOCK, BLOCK), tl.float32)
+    value = accumulate(value, word, word, batch, row, col, n, BLOCK, BLOCK_K, 0, True, True)
+    if BLOCK > 64:
+        tile = tile_word.load([batch, row, col]).reshape(BLOCK, BLOCK)
+    value += 2.0 * tile.to(tl.float32)
     value += tl.where((i[:, None] == j[None, :]) & (i[:, None] < n), 1.0, 0.0)
     weight = 2.0
     if row == col:
@@ -327,6 +350,14 @@ def square_norms_kernel(
         tl.store(sums + (row // BLOCK) * n + j, tl.sum(size, 0), mask=j < n)
 
 
+@triton.jit
+def _parts_of(sums, start, blocks, n, BLOCKS: tl.constexpr, COLUMNS: tl.constexpr):
+    """What every block of columns gave of some rows' sums; zero outside."""
+    b = tl.arange(0, BLOCKS)[:, None]
+    i = start + tl.arange(0, COLUMNS)[None, :]
+    return tl.load(sums + b * n + i, mask=(b < blocks) & (i < n), other=0.0)
+
+
 @triton.jit(do_not_specialize=["tiles", "blocks"])
 def square_bound_kernel(
     frobenius, row_sums, unit, bound, tiles, blocks, n, slack,
@@ -335,12 +366,15 @@ def square_bound_kernel(
     """min(||A^2||_F, ||A^2||_inf)^(1/2), a little raised, from the partial sums of one matrix."""
     batch = tl.program_id(0)
     _wait(OVERLAP, EARLY)
-    norm = tl.sqrt(total_of(frobenius, batch, tiles, COUNT))
-    largest = tl.zeros((COLUMNS,), tl.float32)
-    b = tl.arange(0, BLOCKS)[:, None]
-    for start in range(0, n, COLUMNS):
-        i = start + tl.arange(0, COLUMNS)[None, :]
-        place = row_sums + (batch.to(tl.int64) * blocks + b) * n + i
-        largest = tl.maximum(largest, tl.sum(tl.load(place, mask=(b < blocks) & (i < n), other=0.0), 0))
+    # All that a matrix of COLUMNS rows takes is on its way before the first sum.
+    mean = tl.load(unit + batch)
+    tile = tl.arange(0, COUNT)
+    squares = tl.load(frobenius + batch * tiles + tile, mask=tile < tiles, other=0.0)
+    sums = row_sums + batch.to(tl.int64) * blocks * n
+    parts = _parts_of(sums, 0, blocks, n, BLOCKS, COLUMNS)
+    norm = tl.sqrt(tl.sum(squares, 0))
+    largest = tl.maximum(tl.sum(parts, 0), 0.0)
+    for start in range(COLUMNS, n, COLUMNS):
+        largest = tl.maximum(largest, tl.sum(_parts_of(sums, start, blocks, n, BLOCKS, COLUMNS), 0))
     smaller = tl.minimum(norm, tl.max(largest, 0))
-    tl.store(bound + batch, tl.load(unit + batch) * tl.sqrt(smaller) * slack)
+    tl.store(bound + batch, mean * tl.sqrt(smaller) * slack)
