@@ -1,7 +1,7 @@
 # Device functions carry no Python types, and Triton has no type information:
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-calls=False
 # mypy: disallow-untyped-decorators=False
-"""The products of `iroot.kernels.words` in tiles of 64 x 64 for Hopper GPUs, in Gluon: for roots of n <= 1024.
+"""The products of `iroot.kernels.words` in tiles of 64 x 64 for Hopper GPUs, in Gluon: for small roots.
 
 `iroot.kernels.hopper_words` beside it has a program per multiprocessor and 64 rows of a tile for each group of warps. A
 small tile has as many rows, so here two groups share the depth: of M N + N M each has one product, of one product each
