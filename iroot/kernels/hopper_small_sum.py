@@ -44,7 +44,10 @@ from iroot.kernels.symmetric_sum import UNSCALED, Matrices, Scaling, SumTerms, p
 from iroot.kernels.tiling import Tiling
 
 STAGES, WARPS = 7, 4
-"""Of every launch: 112 of the 113 KB with which two programs fit a multiprocessor."""
+"""112 of the 113 KB with which two programs fit a multiprocessor."""
+
+STAGES_ALONE = STAGES
+"""Of launches with no more programs than multiprocessors; with 8 to 13 no two of these are on one."""
 
 LETS_NEXT_IN = AT_ONCE
 """As of `iroot.kernels.hopper_small_fetch`."""
@@ -278,13 +281,14 @@ def hopper_small_sums(
     else:
         programs = device_programs(n, batches, tiling.block, tiling.tail, M.device)
     total = programs.shape[0]
+    stages = STAGES if total > places else STAGES_ALONE
     blocks = -(-n // SIDE)
     on_grid(hopper_small_sum_kernel, (max(total, places) if FILLS else total,))(
         programs, *(_blocks(A) for A in (M, None if M is N else N, matrices.T, matrices.Z)),
         _blocks(outputs[0]), _blocks(outputs[1] if len(sums) > 1 else None),
         squares, scaling.norms, scaling.unit, total, total // batches, blocks // 2 if paired else 0,
         scaling.count, scaling.margin, -(-depth // SIDE), *sums[0].values, *sums[-1].values,
-        SCALING=KINDS[scaling.kind], COUNT=power_of_two(scaling.count), STAGES=STAGES,
+        SCALING=KINDS[scaling.kind], COUNT=power_of_two(scaling.count), STAGES=stages,
         REGISTERS=_PRODUCER_REGISTERS, LETS_IN=LETS_NEXT_IN, READS_AHEAD=READS_AHEAD,
         num_warps=WARPS, maxnreg=_REGISTERS, launch_pdl=True,
         # As in Triton's kernel, with which this one agrees bit for bit.
