@@ -16,11 +16,11 @@ from torch import Tensor
 from iroot.kernels.device_tiles import device_programs
 from iroot.kernels.graded_root import promoted
 from iroot.kernels.multiply_add import BLOCKINGS, triton_multiply_add
-from iroot.kernels.operands import empty_aligned, operand
+from iroot.kernels.operands import empty_aligned, empty_rows, operand
 from iroot.kernels.split_product import BLOCKINGS as SPLIT_BLOCKINGS
 from iroot.kernels.split_product import Factors, posed, triton_split
 from iroot.kernels.split_words import split
-from iroot.kernels.symmetric_sum import UNSCALED, Matrices, Scaling, SumTerms, empty_rows, triton_sums
+from iroot.kernels.symmetric_sum import UNSCALED, Matrices, Scaling, SumTerms, triton_sums
 from iroot.kernels.tiling import GRADED_TILINGS, Tiling
 from iroot.kernels.word_launch import SQUARE, Call, Inputs, Outputs, Word, new_word, triton_launch
 from iroot.kernels.words import PRODUCT, QUADRATIC, UPDATE

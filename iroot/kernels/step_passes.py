@@ -28,9 +28,9 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_wait
 
 from iroot.kernels.multiply_add import Blocking, launch_multiply_add
-from iroot.kernels.operands import TRITON_DTYPES, processors
+from iroot.kernels.operands import TRITON_DTYPES, empty_rows, processors
 from iroot.kernels.rehearsal import on_grid
-from iroot.kernels.symmetric_sum import SumTerms, empty_rows, limit_of, power_of_two, unit_of
+from iroot.kernels.symmetric_sum import SumTerms, limit_of, power_of_two, unit_of
 from iroot.kernels.words import total_of
 from iroot.odd_steps import StepBound
 

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -29,7 +28,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from iroot.kernels.device_tiles import device_programs
 from iroot.kernels.hopper import lacks_gluon
 from iroot.kernels.mainloop import accumulate, accumulate_wide
-from iroot.kernels.operands import TRITON_DTYPES, descriptor, processors
+from iroot.kernels.operands import TRITON_DTYPES, descriptor, empty_rows, processors
 from iroot.kernels.rehearsal import on_grid
 from iroot.kernels.tiling import Tiling, schedule
 from iroot.kernels.words import total_of
@@ -256,15 +255,6 @@ class Scaling:
 
 UNSCALED = Scaling()
 _KINDS = {"unscaled": _UNSCALED, "limited": _LIMITED, "first": _FIRST, "later": _LATER}
-
-_ROW_BYTES = 64
-
-
-def empty_rows(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(batches, m, n) whose rows begin at multiples of 64 bytes, where none takes more cache lines than it must."""
-    batches, m, n = shape
-    unit = _ROW_BYTES // dtype.itemsize
-    return torch.empty(batches, m, -(-n // unit) * unit, dtype=dtype, device=device)[..., :n]
 
 
 def symmetric_sums(

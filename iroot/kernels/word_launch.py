@@ -13,7 +13,7 @@ from iroot.errors import InvalidInputError
 from iroot.graded_steps import WordStep
 from iroot.kernels.device_tiles import device_programs
 from iroot.kernels.hopper import lacks_gluon
-from iroot.kernels.operands import OPERAND_DTYPES, TRITON_DTYPES, descriptor, empty_aligned
+from iroot.kernels.operands import OPERAND_DTYPES, TRITON_DTYPES, descriptor, empty_rows
 from iroot.kernels.rehearsal import on_grid
 from iroot.kernels.tiling import Tiling, schedule
 from iroot.kernels.words import PRODUCT, QUADRATIC, UPDATE, begin_kernel, word_kernel
@@ -181,10 +181,10 @@ def new_word(like: Tensor, tiling: Tiling, *, rest: bool = False) -> Word:
     tiles = len(schedule(n, 1, tiling.block, tiling.tail))
     sums = torch.empty(3, batches, tiles, dtype=torch.float32, device=like.device)
     return Word(
-        word=empty_aligned((batches, n, n), like.dtype, like.device),
+        word=empty_rows((batches, n, n), like.dtype, like.device),
         shift=torch.empty(batches, dtype=torch.float32, device=like.device),
         sums=Sums(norm=sums[0], with_p=sums[1], with_v=sums[2]),
-        rest=empty_aligned((batches, n, n), torch.float32, like.device) if rest else None,
+        rest=empty_rows((batches, n, n), torch.float32, like.device) if rest else None,
         errors=_new_errors(batches, n, tiling, like.device) if rest else None,
     )
 
@@ -216,8 +216,8 @@ def begin(
     """
     batches, n, _ = matrix.shape
     blocks = triton.cdiv(n, _ROWS)
-    word = empty_aligned((batches, n, n), dtype, matrix.device)
-    rest = None if scale is None else empty_aligned((batches, n, n), torch.float32, matrix.device)
+    word = empty_rows((batches, n, n), dtype, matrix.device)
+    rest = None if scale is None else empty_rows((batches, n, n), torch.float32, matrix.device)
     norm, shift, unit = (torch.empty(batches, k, dtype=torch.float32, device=matrix.device) for k in (blocks, 1, 1))
     errors = None if tiling is None else _new_errors(batches, n, tiling, matrix.device)
     width = 0 if errors is None else errors.shape[-1]

@@ -21,9 +21,8 @@ from iroot.kernels.multiply_add import (  # noqa: E402
     multiply_add,
     triton_multiply_add,
 )
-from iroot.kernels.operands import Operand, empty_aligned, operand, processors  # noqa: E402
+from iroot.kernels.operands import Operand, empty_aligned, empty_rows, operand, processors  # noqa: E402
 from iroot.kernels.step_passes import apply  # noqa: E402
-from iroot.kernels.symmetric_sum import empty_rows  # noqa: E402
 
 WIDE, SQUARE = BLOCKINGS[:2]
 HALF, BRAIN = torch.float16, torch.bfloat16

@@ -15,8 +15,7 @@ if DEVICE.type == "cpu":  # read when the kernels are defined, and again when th
 from iroot.kernels import multiply_add  # noqa: E402
 from iroot.kernels.hopper import lacks_gluon  # noqa: E402
 from iroot.kernels.multiply_add import BLOCKINGS, is_for_small_gluon, triton_multiply_add  # noqa: E402
-from iroot.kernels.operands import operand  # noqa: E402
-from iroot.kernels.symmetric_sum import empty_rows  # noqa: E402
+from iroot.kernels.operands import empty_rows, operand  # noqa: E402
 
 TALL, SMALL = BLOCKINGS[2:]
 HALF, BRAIN = torch.float16, torch.bfloat16

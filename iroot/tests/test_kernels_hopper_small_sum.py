@@ -17,12 +17,12 @@ from iroot.kernels import symmetric_sum  # noqa: E402
 from iroot.kernels.device_tiles import device_programs  # noqa: E402
 from iroot.kernels.diagonal_pairs import device_pairs, paired_schedule, saves_a_wave  # noqa: E402
 from iroot.kernels.hopper import lacks_gluon  # noqa: E402
+from iroot.kernels.operands import empty_rows  # noqa: E402
 from iroot.kernels.symmetric_sum import (  # noqa: E402
     UNSCALED,
     Matrices,
     Scaling,
     SumTerms,
-    empty_rows,
     is_for_small_gluon,
     small_kind,
     symmetric_sums,

@@ -17,14 +17,13 @@ import triton  # noqa: E402
 
 from iroot.kernels import symmetric_sum  # noqa: E402
 from iroot.kernels.hopper import lacks_gluon  # noqa: E402
-from iroot.kernels.operands import processors  # noqa: E402
+from iroot.kernels.operands import empty_rows, processors  # noqa: E402
 from iroot.kernels.rehearsal import on_grid, rehearse  # noqa: E402
 from iroot.kernels.symmetric_sum import (  # noqa: E402
     UNSCALED,
     Matrices,
     Scaling,
     SumTerms,
-    empty_rows,
     is_for_gluon,
     symmetric_sums,
     triton_sums,
