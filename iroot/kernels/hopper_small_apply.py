@@ -28,9 +28,8 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from iroot.kernels.hopper_blocks import WHOLE, blocks_of, place
-from iroot.kernels.hopper_small_fetch import AFTER_PRODUCTS, AT_ONCE, BEYOND
+from iroot.kernels.hopper_small_fetch import BEYOND
 from iroot.kernels.mainloop import place_in_strips
-from iroot.kernels.operands import processors
 from iroot.kernels.rehearsal import on_grid
 
 COLUMNS, STEP, WARPS = 64, 64, 4
@@ -39,19 +38,11 @@ COLUMNS, STEP, WARPS = 64, 64, 4
 STAGES = {128: 4, 64: 6}
 """By rows of a tile: with the addend's tile at most 112 of the 113 KB with which two programs fit a multiprocessor."""
 
-LETS_NEXT_IN = AT_ONCE
-"""As of `iroot.kernels.hopper_small_fetch`."""
-
-FILLS = False
-"""As of `iroot.kernels.hopper_small_sum`."""
-
 STRIP = 8
 """Rows of tiles in a strip, as in Triton's kernel."""
 
 _PRODUCER_REGISTERS, _REGISTERS = 24, 128
 _COLUMNS, _STEP = gl.constexpr(COLUMNS), gl.constexpr(STEP)
-
-_AT_ONCE, _AFTER_PRODUCTS = gl.constexpr(AT_ONCE), gl.constexpr(AFTER_PRODUCTS)
 
 _ACCUMULATOR = gl.constexpr(
     gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[WARPS, 1], instr_shape=[16, COLUMNS, 16])
@@ -61,11 +52,10 @@ _place_in_strips = gluon.jit(place_in_strips.fn)
 
 
 @gluon.jit
-def _tile(total, row_blocks, column_blocks, ROWS: gl.constexpr, STRIP: gl.constexpr):
-    """Batch, first row and first column of this program's tile; beyond the last, a batch that is in no matrix."""
-    slot = gl.program_id(0)
-    batch, row, col = _place_in_strips(slot, row_blocks, column_blocks, STRIP)
-    return gl.where(slot < total, batch, BEYOND), ROWS * row, _COLUMNS * col
+def _tile(row_blocks, column_blocks, ROWS: gl.constexpr, STRIP: gl.constexpr):
+    """Batch, first row and first column of this program's tile."""
+    batch, row, col = _place_in_strips(gl.program_id(0), row_blocks, column_blocks, STRIP)
+    return batch, ROWS * row, _COLUMNS * col
 
 
 @gluon.jit
@@ -82,13 +72,13 @@ def _begin(right, addend, b, staging, full, fetched, batch, row, col, lead):
 
 @gluon.jit
 def _fetch(
-    left, right, addend, out, a, b, staging, full, empty, fetched, known, total, row_blocks, column_blocks, steps,
+    left, right, addend, out, a, b, staging, full, empty, fetched, known, row_blocks, column_blocks, steps,
     STRIP: gl.constexpr, AHEAD: gl.constexpr,
 ):  # fmt: skip
     """The copying warp's part of a program."""
     STAGES: gl.constexpr = a.shape[0]
     ROWS: gl.constexpr = a.shape[1]
-    batch, row, col = _tile(total, row_blocks, column_blocks, ROWS, STRIP)
+    batch, row, col = _tile(row_blocks, column_blocks, ROWS, STRIP)
     # The copy engine reads descriptors that it will need, which takes as long as a block of a matrix does.
     mbarrier.expect(known, 2 * 2 * ROWS * _STEP)
     tma.async_copy_global_to_shared(left, [0, BEYOND, 0], known, place(a.index(STAGES - 1), left))
@@ -137,22 +127,19 @@ def _accumulate(a, b, full, empty, steps):
 
 @gluon.jit
 def _multiply(
-    out, unit, alpha, beta, a, b, staging, full, empty, fetched, total, row_blocks, column_blocks, steps,
-    STRIP: gl.constexpr, LETS_IN: gl.constexpr,
+    out, unit, alpha, beta, a, b, staging, full, empty, fetched, row_blocks, column_blocks, steps,
+    STRIP: gl.constexpr,
 ):  # fmt: skip
     """The multiplying warps' part of a program."""
     ROWS: gl.constexpr = a.shape[1]
-    batch, row, col = _tile(total, row_blocks, column_blocks, ROWS, STRIP)
+    batch, row, col = _tile(row_blocks, column_blocks, ROWS, STRIP)
     gdc_wait()
-    if LETS_IN == _AT_ONCE:
-        gdc_launch_dependents()
+    gdc_launch_dependents()
     if unit is not None:
-        factor = gl.sqrt(gl.load(unit + batch, mask=batch < BEYOND, other=1.0))
+        factor = gl.sqrt(gl.load(unit + batch))
         alpha *= factor
         beta *= factor
     product = _accumulate(a, b, full, empty, steps)
-    if LETS_IN == _AFTER_PRODUCTS:
-        gdc_launch_dependents()
     mbarrier.wait(fetched, 0)
     C = staging.load(_ACCUMULATOR)
     # Every warp has read its part before another writes there.
@@ -166,17 +153,16 @@ def _multiply(
     tma.store_wait(0)
 
 
-@gluon.jit(do_not_specialize=["total", "row_blocks", "column_blocks", "steps"])
+@gluon.jit(do_not_specialize=["row_blocks", "column_blocks", "steps"])
 def hopper_small_apply_kernel(
     left,  # A, (batches, m, depth) in blocks of (1, ROWS, 64)
     right,  # B, (batches, depth, n) in blocks of (1, 64, 64)
     addend, out,  # C and the result, (batches, m, n) in blocks of (1, ROWS, 64)
     unit,  # (batches,) float32: u, or None for 1
-    total, row_blocks, column_blocks, steps, alpha, beta,
+    row_blocks, column_blocks, steps, alpha, beta,
     ROWS: gl.constexpr, STAGES: gl.constexpr, STRIP: gl.constexpr, AHEAD: gl.constexpr, REGISTERS: gl.constexpr,
-    LETS_IN: gl.constexpr,
 ):  # fmt: skip
-    """One of `total` tiles per program; `steps` of 64 in the depth. AHEAD: the last kernel wrote neither B nor C."""
+    """One tile per program; `steps` of 64 in the depth. AHEAD: the last kernel wrote neither B nor C."""
     DTYPE: gl.constexpr = out.dtype
     a = gl.allocate_shared_memory(DTYPE, [STAGES, ROWS, _STEP], WHOLE)
     b = gl.allocate_shared_memory(DTYPE, [STAGES, _STEP, _COLUMNS], WHOLE)
@@ -197,14 +183,14 @@ def hopper_small_apply_kernel(
             (
                 _multiply,
                 (
-                    out, unit, alpha, beta, a, b, staging, full, empty, fetched, total, row_blocks, column_blocks,
-                    steps, STRIP, LETS_IN,
+                    out, unit, alpha, beta, a, b, staging, full, empty, fetched, row_blocks, column_blocks, steps,
+                    STRIP,
                 ),
             ),
             (
                 _fetch,
                 (
-                    left, right, addend, out, a, b, staging, full, empty, fetched, known, total, row_blocks,
+                    left, right, addend, out, a, b, staging, full, empty, fetched, known, row_blocks,
                     column_blocks, steps, STRIP, AHEAD,
                 ),
             ),
@@ -238,11 +224,9 @@ def hopper_small_apply(
     A, B, C = operands
     batches, m, n = out.shape
     row_blocks, column_blocks = triton.cdiv(m, rows), triton.cdiv(n, COLUMNS)
-    total = row_blocks * column_blocks * batches
-    programs = max(total, processors(out.device)) if FILLS else total
-    on_grid(hopper_small_apply_kernel, (programs,))(
+    on_grid(hopper_small_apply_kernel, (row_blocks * column_blocks * batches,))(
         blocks_of(A, rows, STEP), blocks_of(B, STEP, COLUMNS), blocks_of(C, rows, COLUMNS),
-        blocks_of(out, rows, COLUMNS), unit, total, row_blocks, column_blocks, triton.cdiv(A.shape[-1], STEP), *factors,
+        blocks_of(out, rows, COLUMNS), unit, row_blocks, column_blocks, triton.cdiv(A.shape[-1], STEP), *factors,
         ROWS=rows, STAGES=STAGES[rows], STRIP=STRIP, AHEAD=ahead, REGISTERS=_PRODUCER_REGISTERS,
-        LETS_IN=LETS_NEXT_IN, num_warps=WARPS, maxnreg=_REGISTERS, launch_pdl=True,
+        num_warps=WARPS, maxnreg=_REGISTERS, launch_pdl=True,
     )  # fmt: skip

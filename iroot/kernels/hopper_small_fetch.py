@@ -15,9 +15,6 @@ from iroot.kernels.hopper_fetch import program_at
 PAIR = gl.constexpr(1)
 """A program of two tiles: `diagonal_pairs.paired_schedule`."""
 
-AT_THE_END, AT_ONCE, AFTER_PRODUCTS = 0, 1, 2
-"""When a program lets the next kernel in; that kernel's programs take places once all of this one's have."""
-
 _SIDE = gl.constexpr(SIDE)
 _BYTES = gl.constexpr(2 * SIDE**2)
 
@@ -26,11 +23,9 @@ BEYOND = gl.constexpr(1 << 24)
 
 
 @gluon.jit
-def tile_at(programs, total):
-    """Batch, row, column and kind of this program's tile; one beyond the last has a batch that is in no matrix."""
-    slot = gl.program_id(0)
-    batch, row, col, kind = program_at(programs, slot, total)
-    return gl.where(slot < total, batch, BEYOND), row, col, kind
+def tile_at(programs):
+    """Batch, row, column and kind of this program's tile."""
+    return program_at(programs, gl.program_id(0), gl.num_programs(0))
 
 
 @gluon.jit
@@ -58,26 +53,23 @@ def _fetch_addends(t, z, a, b, full, empty, batch, row, col, step):
 
 
 @gluon.jit
-def fetch(
-    programs, total, steps, left, right, t, z, out, out_2, a, b, full, empty, known, READS_AHEAD: gl.constexpr
-):  # fmt: skip
+def fetch(programs, steps, left, right, t, z, out, out_2, a, b, full, empty, known):
     """The copying warp's part of a program."""
     STAGES: gl.constexpr = a.shape[0]
-    batch, row, col, kind = tile_at(programs, total)
-    if READS_AHEAD:
-        last = a.index(STAGES - 1)
-        _acquaint(left, last, known)
-        _acquaint(right, last, known)
-        _acquaint(t, last, known)
-        _acquaint(z, last, known)
-        _acquaint(out, last, known)
-        _acquaint(out_2, last, known)
+    batch, row, col, kind = tile_at(programs)
+    last = a.index(STAGES - 1)
+    _acquaint(left, last, known)
+    _acquaint(right, last, known)
+    _acquaint(t, last, known)
+    _acquaint(z, last, known)
+    _acquaint(out, last, known)
+    _acquaint(out_2, last, known)
     other = left if right is None else right
     # What is above may run while the previous kernel finishes; what is below reads what it wrote.
     gdc_wait()
     for step in range(steps):
         stage = step % STAGES
-        if READS_AHEAD and step == STAGES - 1:
+        if step == STAGES - 1:
             mbarrier.wait(known, 0)
         mbarrier.wait(empty.index(stage), ((step // STAGES) & 1) ^ 1)
         bar = full.index(stage)
@@ -85,8 +77,7 @@ def fetch(
         mbarrier.expect(bar, 2 * _BYTES)
         tma.async_copy_global_to_shared(left, [batch, row, k], bar, place(a.index(stage), left))
         tma.async_copy_global_to_shared(other, [batch, col, k], bar, place(b.index(stage), other))
-    if READS_AHEAD:
-        mbarrier.wait(known, 0)
+    mbarrier.wait(known, 0)
     if kind == PAIR:
         _fetch_addends(t, z, a, b, full, empty, batch, row, row, steps)
         _fetch_addends(t, z, a, b, full, empty, batch, col, col, steps + 1)

@@ -4,7 +4,7 @@
 """The sums of `iroot.kernels.symmetric_sum` in tiles of 64 x 64 for Hopper GPUs, in Gluon.
 
 At n = 1024 there is a tile for every multiprocessor, and what counts is latency. One warp asks for 64 columns of both
-operands, stage by stage, and for the tiles of the addends after the last; all seven stages are under way when the first
+operands, stage by stage, and for the tiles of the addends after the last; all six stages are under way when the first
 arrives, and scalars are computed meanwhile. Four warps multiply. Results leave from stages that are done, by the copy
 engine, and nobody waits for it before the end. Two programs fit a multiprocessor, so that the next kernel's are there,
 with their barriers and descriptors, before this one ends. Tiles on the diagonal come in pairs
@@ -36,28 +36,16 @@ from iroot.kernels.device_tiles import device_programs
 from iroot.kernels.diagonal_pairs import SIDE, device_pairs, saves_a_wave
 from iroot.kernels.hopper_blocks import WHOLE, blocks_of, place
 from iroot.kernels.hopper_epilogue import weighted
-from iroot.kernels.hopper_small_fetch import AFTER_PRODUCTS, AT_ONCE, BEYOND, PAIR, fetch, tile_at
+from iroot.kernels.hopper_small_fetch import PAIR, fetch, tile_at
 from iroot.kernels.hopper_sum import KINDS, scaled
 from iroot.kernels.operands import processors
 from iroot.kernels.rehearsal import on_grid
 from iroot.kernels.symmetric_sum import UNSCALED, Matrices, Scaling, SumTerms, power_of_two
 from iroot.kernels.tiling import Tiling
 
-STAGES, WARPS = 7, 4
-"""112 of the 113 KB with which two programs fit a multiprocessor."""
-
-STAGES_ALONE = STAGES
-"""Of launches with no more programs than multiprocessors; with 8 to 13 no two of these are on one."""
-
-LETS_NEXT_IN = AT_ONCE
-"""As of `iroot.kernels.hopper_small_fetch`."""
-
-READS_AHEAD = True
-"""Whether the copy engine reads descriptors before the previous kernel is done."""
-
-FILLS = False
-"""Whether launches of less than a wave have a program for every multiprocessor: those beyond the tiles read zeros and
-store nothing. Then each multiprocessor has one program of every kernel, and room for one of the next."""
+STAGES, WARPS = 6, 4
+"""Two programs fit a multiprocessor with 7 too: polar steps take 0.882 of Triton's time then, instead of 0.877
+(`ci/adr/0027-gluon-on-hopper.md`)."""
 
 _PRODUCER_REGISTERS = 24
 
@@ -65,7 +53,6 @@ _REGISTERS = 128
 """Of a thread when two programs of four warps, and four more for the one that fetches, begin."""
 
 _SIDE = gl.constexpr(SIDE)
-_AT_ONCE, _AFTER_PRODUCTS = gl.constexpr(AT_ONCE), gl.constexpr(AFTER_PRODUCTS)
 
 _ACCUMULATOR = gl.constexpr(
     gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[WARPS, 1], instr_shape=[16, _SIDE.value, 16])
@@ -156,43 +143,30 @@ def _finish(
     if squares is not None:
         wide = word.to(gl.float32)
         total = gl.sum(gl.sum(wide * wide, axis=1), axis=0)
-        gl.store(squares, gl.where(row == col, total, 2.0 * total), mask=batch < BEYOND)
-
-
-@gluon.jit
-def _go_on(known, LETS_IN: gl.constexpr, READS_AHEAD: gl.constexpr):
-    """From the products to the sums."""
-    if LETS_IN == _AFTER_PRODUCTS:
-        gdc_launch_dependents()
-    if READS_AHEAD:
-        # Nothing is under way to any stage.
-        mbarrier.wait(known, 0)
+        gl.store(squares, gl.where(row == col, total, 2.0 * total))
 
 
 @gluon.jit
 def _consume(
-    programs, total, per_matrix, pairs, count, margin, steps, out, out_2, squares, norms, unit, a, b, full, empty,
+    programs, per_matrix, pairs, count, margin, steps, out, out_2, squares, norms, unit, a, b, full, empty,
     known, terms, terms_2,
     SCALING: gl.constexpr, COUNT: gl.constexpr, HAS_T: gl.constexpr, HAS_Z: gl.constexpr,
-    LETS_IN: gl.constexpr, READS_AHEAD: gl.constexpr,
 ):  # fmt: skip
     """The multiplying warps' part of a program."""
-    batch, row, col, kind = tile_at(programs, total)
-    # A program beyond the tiles has the scalars of the last one, and writes none.
-    slot = gl.minimum(gl.program_id(0), total - 1)
-    matrix = slot // per_matrix
+    batch, row, col, kind = tile_at(programs)
+    slot = gl.program_id(0)
     if squares is not None:
         # Two tiles of every pair, which come first.
-        squares += slot + matrix * pairs + gl.minimum(slot - matrix * per_matrix, pairs)
+        squares += slot + batch * pairs + gl.minimum(slot - batch * per_matrix, pairs)
     # What is above may run while the previous kernel finishes; what is below reads and writes what it did.
     gdc_wait()
-    if LETS_IN == _AT_ONCE:
-        gdc_launch_dependents()
-    terms, terms_2 = scaled(norms, unit, slot, per_matrix, count, margin, matrix, terms, terms_2, SCALING, COUNT)
+    gdc_launch_dependents()
+    terms, terms_2 = scaled(norms, unit, slot, per_matrix, count, margin, batch, terms, terms_2, SCALING, COUNT)
     RESULTS: gl.constexpr = 1 if out_2 is None else 2
     if kind == PAIR:
         first, second = _accumulate(a, b, full, empty, steps, True)
-        _go_on(known, LETS_IN, READS_AHEAD)
+        # Nothing is under way to any stage.
+        mbarrier.wait(known, 0)
         free = steps + (2 if HAS_T or HAS_Z else 0)
         _finish(
             first, a, b, full, out, out_2, squares, batch, row, row, terms, terms_2, steps, free, HAS_T, HAS_Z
@@ -205,7 +179,7 @@ def _consume(
         )  # fmt: skip
     else:
         first, second = _accumulate(a, b, full, empty, steps, False)
-        _go_on(known, LETS_IN, READS_AHEAD)
+        mbarrier.wait(known, 0)
         free = steps + (1 if HAS_T or HAS_Z else 0)
         _finish(
             first, a, b, full, out, out_2, squares, batch, row, col, terms, terms_2, steps, free, HAS_T, HAS_Z
@@ -214,7 +188,7 @@ def _consume(
     tma.store_wait(0)
 
 
-@gluon.jit(do_not_specialize=["total", "per_matrix", "pairs", "count", "steps"])
+@gluon.jit(do_not_specialize=["per_matrix", "pairs", "count", "steps"])
 def hopper_small_sum_kernel(
     programs,  # (programs, 4) int32: tiling.Program, or as in diagonal_pairs
     left, right,  # (batches, n, depth) in blocks of (1, 64, 64); right is None for a square
@@ -223,11 +197,10 @@ def hopper_small_sum_kernel(
     squares,  # (batches, tiles) float32: sums of out's squares, or None; out has no term in I then
     norms,  # (batches, count) float32: sums of squares of A; limited and first
     unit,  # (batches,) float32: u; first writes it, later reads it
-    total, per_matrix, pairs, count, margin, steps, p, of_t, of_z, of_i, p_2, of_t_2, of_z_2, of_i_2,
+    per_matrix, pairs, count, margin, steps, p, of_t, of_z, of_i, p_2, of_t_2, of_z_2, of_i_2,
     SCALING: gl.constexpr, COUNT: gl.constexpr, STAGES: gl.constexpr, REGISTERS: gl.constexpr,
-    LETS_IN: gl.constexpr, READS_AHEAD: gl.constexpr,
 ):  # fmt: skip
-    """One tile per program, or a pair of them; `pairs` of the `per_matrix` programs of a matrix, in all `total`."""
+    """One tile per program, or a pair of them; `pairs` of the `per_matrix` programs of a matrix."""
     # Two tiles' addends and both results of each.
     gl.static_assert(STAGES >= 6)
     DTYPE: gl.constexpr = out.dtype
@@ -250,12 +223,12 @@ def hopper_small_sum_kernel(
             (
                 _consume,
                 (
-                    programs, total, per_matrix, pairs, count, margin, steps, out, out_2, squares, norms, unit,
+                    programs, per_matrix, pairs, count, margin, steps, out, out_2, squares, norms, unit,
                     a, b, full, empty, known, (p, of_t, of_z, of_i), (p_2, of_t_2, of_z_2, of_i_2),
-                    SCALING, COUNT, HAS_T, HAS_Z, LETS_IN, READS_AHEAD,
+                    SCALING, COUNT, HAS_T, HAS_Z,
                 ),
             ),
-            (fetch, (programs, total, steps, left, right, t, z, out, out_2, a, b, full, empty, known, READS_AHEAD)),
+            (fetch, (programs, steps, left, right, t, z, out, out_2, a, b, full, empty, known)),
         ],
         [1],
         [REGISTERS],
@@ -274,22 +247,20 @@ def hopper_small_sums(
     """`iroot.kernels.symmetric_sum.triton_sums` for a `tiling` of 64 x 64, by this module's kernel."""
     M, N = matrices.M, matrices.N
     batches, n, depth = M.shape
-    places = processors(M.device)
-    paired = M is N and saves_a_wave(n, batches, processors=places)
+    paired = M is N and saves_a_wave(n, batches, processors=processors(M.device))
     if paired:
         programs = device_pairs(n, batches, M.device)
     else:
         programs = device_programs(n, batches, tiling.block, tiling.tail, M.device)
     total = programs.shape[0]
-    stages = STAGES if total > places else STAGES_ALONE
     blocks = -(-n // SIDE)
-    on_grid(hopper_small_sum_kernel, (max(total, places) if FILLS else total,))(
+    on_grid(hopper_small_sum_kernel, (total,))(
         programs, *(_blocks(A) for A in (M, None if M is N else N, matrices.T, matrices.Z)),
         _blocks(outputs[0]), _blocks(outputs[1] if len(sums) > 1 else None),
-        squares, scaling.norms, scaling.unit, total, total // batches, blocks // 2 if paired else 0,
+        squares, scaling.norms, scaling.unit, total // batches, blocks // 2 if paired else 0,
         scaling.count, scaling.margin, -(-depth // SIDE), *sums[0].values, *sums[-1].values,
-        SCALING=KINDS[scaling.kind], COUNT=power_of_two(scaling.count), STAGES=stages,
-        REGISTERS=_PRODUCER_REGISTERS, LETS_IN=LETS_NEXT_IN, READS_AHEAD=READS_AHEAD,
+        SCALING=KINDS[scaling.kind], COUNT=power_of_two(scaling.count), STAGES=STAGES,
+        REGISTERS=_PRODUCER_REGISTERS,
         num_warps=WARPS, maxnreg=_REGISTERS, launch_pdl=True,
         # As in Triton's kernel, with which this one agrees bit for bit.
         enable_fp_fusion=False,

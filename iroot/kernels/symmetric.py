@@ -14,7 +14,7 @@ quantised operands, FP8 E4M3 and int8. Sums are float32, of int8 int32.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -39,7 +39,7 @@ from iroot.kernels.operands import (
     symmetric_operand,
 )
 from iroot.kernels.rehearsal import on_grid
-from iroot.kernels.symmetric_sum import Matrices, SumTerms, is_for_gluon
+from iroot.kernels.symmetric_sum import Matrices, SumTerms, gluon_launch
 from iroot.kernels.table_file import Kind, Shape
 from iroot.kernels.tables import tuned
 from iroot.kernels.tf32 import round_to_tf32
@@ -246,17 +246,18 @@ def _timed_kind(A: Tensor, addend: Tensor | None, D: Tensor) -> Kind | None:
 
 
 def _sum_on_hopper(A: Operand, B: Operand, C: Tensor | None, D: Tensor, terms: Terms, tiling: Tiling) -> bool:
-    """Whether the product is one that `iroot.kernels.hopper_sum` is the faster at, which has then been launched."""
+    """Whether the product is one that a kernel of sums in Gluon is the faster at, which has then been launched."""
     dtypes = {A.tensor.dtype, D.dtype, *([] if C is None else [C.dtype])}
     if dtypes not in ({torch.bfloat16}, {torch.float16}) or not (A.along_k and B.along_k) or tiling.promote_k:
         return False
     addend = None if C is None else symmetric_operand(C)
     matrices = Matrices(M=A.tensor, N=A.tensor if B is A else B.tensor, Z=addend)
-    if terms.scale is not None or not is_for_gluon(matrices, tiling):
+    # Tails save a wave of Triton's. In Gluon pairs on the diagonal do, or two programs share a multiprocessor.
+    cut = replace(tiling, tail=0) if tiling.block == 64 else tiling
+    launch = None if terms.scale is not None else gluon_launch(matrices, cut)
+    if launch is None:
         return False
-    from iroot.kernels.hopper_sum import hopper_sums
-
-    hopper_sums(matrices, (SumTerms(P=terms.alpha, Z=terms.beta, identity=terms.gamma),), tiling, (D,))
+    launch(matrices, (SumTerms(P=terms.alpha, Z=terms.beta, identity=terms.gamma),), cut, (D,))
     return True
 
 

@@ -32,7 +32,6 @@ def drawn(batch: int, m: int, n: int, dtype: torch.dtype, seed: int) -> Tensor:
 def test_taken_where_few_tiles_are_on_a_multiprocessor(monkeypatch: pytest.MonkeyPatch) -> None:
     X = torch.empty(1, 1024, 1024, dtype=HALF, device="meta")
     left, right = operand(X), operand(X.mT)
-    monkeypatch.setattr(multiply_add, "MOST_SMALL_WAVES", 1)
     assert not is_for_small_gluon(left, right, X, TALL)  # no Hopper GPU
     monkeypatch.setattr(multiply_add, "lacks_gluon", lambda device: "")
     assert is_for_small_gluon(left, right, X, TALL)  # 128 tiles for 132 multiprocessors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,24 +14,25 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type == "cpu":  # read when the kernels are defined, and again when they run
     os.environ["TRITON_INTERPRET"] = "1"
 
+from iroot.kernels import symmetric as products  # noqa: E402
 from iroot.kernels import symmetric_sum  # noqa: E402
 from iroot.kernels.device_tiles import device_programs  # noqa: E402
 from iroot.kernels.diagonal_pairs import device_pairs, paired_schedule, saves_a_wave  # noqa: E402
 from iroot.kernels.hopper import lacks_gluon  # noqa: E402
-from iroot.kernels.operands import empty_rows  # noqa: E402
+from iroot.kernels.operands import empty_rows, operand  # noqa: E402
+from iroot.kernels.symmetric import Terms, symmetric_product  # noqa: E402
 from iroot.kernels.symmetric_sum import (  # noqa: E402
     UNSCALED,
     Matrices,
     Scaling,
     SumTerms,
     is_for_small_gluon,
-    small_kind,
     symmetric_sums,
     triton_sums,
 )
-from iroot.kernels.tiling import GRADED_TILINGS, TILINGS, schedule  # noqa: E402
+from iroot.kernels.tiling import TILINGS, Tiling, schedule  # noqa: E402
 
-PLAIN, _, SMALL = GRADED_TILINGS
+SMALL, SMALL_TAIL = TILINGS[2:]
 HALF, BRAIN = torch.float16, torch.bfloat16
 BOTH = (SumTerms(P=0.7, T=-1.3, Z=0.6, identity=0.25), SumTerms(P=-0.4, T=0.9, Z=1.1, identity=-0.5))
 runs_gluon = pytest.mark.skipif(bool(lacks_gluon(DEVICE)), reason=lacks_gluon(DEVICE) or "it runs")
@@ -66,28 +68,41 @@ def posed(batches: int, n: int) -> Matrices:
     return Matrices(M=M, N=M)
 
 
-def test_taken_where_few_tiles_of_64_are_on_a_multiprocessor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(symmetric_sum, "MOST_SMALL_WAVES", 2)
-    assert not is_for_small_gluon(posed(1, 1024), SMALL, 1)  # no Hopper GPU
+def test_taken_where_tiles_of_64_are_about_a_wave(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not is_for_small_gluon(posed(1, 1024), SMALL)  # no Hopper GPU
     monkeypatch.setattr(symmetric_sum, "lacks_gluon", lambda device: "")
-    assert is_for_small_gluon(posed(1, 1024), SMALL, 1)  # 136 tiles for 132 multiprocessors
-    assert is_for_small_gluon(posed(3, 768), SMALL, 1)  # 234
-    assert not is_for_small_gluon(posed(2, 1024), SMALL, 1)  # 272
-    assert not any(is_for_small_gluon(posed(1, 1024), tiling, 1) for tiling in TILINGS if tiling != SMALL)
+    assert is_for_small_gluon(posed(1, 1024), SMALL)  # 136 tiles for 132 multiprocessors
+    assert is_for_small_gluon(posed(3, 512), SMALL)  # 108
+    assert not is_for_small_gluon(posed(1, 1088), SMALL)  # 153
+    assert not is_for_small_gluon(posed(2, 1024), SMALL)  # 272
+    assert not any(is_for_small_gluon(posed(1, 1024), tiling) for tiling in TILINGS if tiling != SMALL)
 
 
-def test_taken_by_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    M, N = posed(1, 512).M, posed(1, 512).M
-    squares = Matrices(M=M, N=M), Matrices(M=M, N=M, Z=M), Matrices(M=M, N=M, T=N, Z=M)
-    products = Matrices(M=M, N=N), Matrices(M=M, N=N, T=M, Z=N)
-    assert [small_kind(matrices, 1) for matrices in squares] == ["plain", "with addends", "with addends"]
-    assert {small_kind(matrices, 2) for matrices in squares} == {"two results"}
-    assert {small_kind(matrices, results) for matrices in products for results in (1, 2)} == {"two operands"}
+@pytest.mark.parametrize(("n", "taken"), [(1000, True), (1024, True), (1088, False)])
+def test_products_take_it_where_sums_do(n: int, taken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`symmetric_product` in whatever tiles of 64; not with a scale, results in float32, or turned."""
+    launched: list[tuple[Tiling, Matrices]] = []
+
+    def noted(matrices: Matrices, sums: object, cut: Tiling, outputs: object) -> None:
+        launched.append((cut, matrices))
+
+    def chosen(matrices: Matrices, tiling: Tiling) -> object:
+        return noted if is_for_small_gluon(matrices, tiling) else None
+
     monkeypatch.setattr(symmetric_sum, "lacks_gluon", lambda device: "")
-    monkeypatch.setattr(symmetric_sum, "MOST_SMALL_WAVES", 1)
-    monkeypatch.setattr(symmetric_sum, "SMALL_KINDS", frozenset({"two results"}))
-    assert [is_for_small_gluon(squares[2], SMALL, results) for results in (1, 2)] == [False, True]
-    assert not is_for_small_gluon(products[1], SMALL, 2)
+    monkeypatch.setattr(products, "gluon_launch", chosen)
+    whole, wide = (torch.empty(1, n, n, dtype=dtype) for dtype in (HALF, torch.float32))
+    A, other = operand(whole), operand(torch.empty(1, n, n, dtype=HALF))
+    assert [products._sum_on_hopper(A, A, C, whole, Terms(), SMALL_TAIL) for C in (None, whole)] == [taken] * 2
+    assert products._sum_on_hopper(A, other, None, whole, Terms(alpha=2.0), SMALL) is taken
+    assert [(cut, m.M is m.N) for cut, m in launched] == [(replace(SMALL_TAIL, tail=0), True)] * 2 * taken + [
+        (SMALL, False)
+    ] * taken
+    scaled = Terms(scale=torch.ones(1, 1, 1))
+    assert not products._sum_on_hopper(A, A, None, whole, scaled, SMALL)
+    assert not products._sum_on_hopper(A, A, None, wide, Terms(), SMALL)
+    turned = operand(whole.mT)
+    assert not products._sum_on_hopper(turned, turned, None, whole, Terms(), SMALL)
 
 
 def gaussian(batch: int, n: int, depth: int, dtype: torch.dtype, seed: int) -> Tensor:
@@ -167,33 +182,23 @@ def test_gram_products_squares_and_scalars(n: int, depth: int, batch: int) -> No
 
 @pytest.mark.gpu
 @runs_gluon
-@pytest.mark.parametrize("n", [1024, 520])
-def test_programs_beyond_the_tiles_change_nothing(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from iroot.kernels import hopper_small_sum
-    from iroot.kernels.hopper_small_fetch import AFTER_PRODUCTS, AT_THE_END
-
-    S, T, Z = (symmetric(1, n, HALF, seed) for seed in range(3))
-    X = gaussian(1, n, 200, HALF, 3)
-    norms = torch.empty(2, 1, len(schedule(n, 1, 64, 0)), device=DEVICE)
-    A = [empty_rows((1, n, n), HALF, DEVICE)]
-    hopper_small_sum.hopper_small_sums(Matrices(M=X, N=X), BOTH[:1], SMALL, A, squares=norms[0])
-    for lets_in in (AT_THE_END, AFTER_PRODUCTS):
-        monkeypatch.setattr(hopper_small_sum, "LETS_NEXT_IN", lets_in)
-        monkeypatch.setattr(hopper_small_sum, "FILLS", True)
-        hopper_small_sum.hopper_small_sums(Matrices(M=X, N=X), BOTH[:1], SMALL, A, squares=norms[1])
-        assert torch.equal(*norms)
-        for N in (S, symmetric(1, n, HALF, 0)):
-            for found, expected in zip(*by_both(Matrices(M=S, N=N, T=T, Z=Z), BOTH), strict=True):
-                assert torch.equal(found, expected)
+@pytest.mark.parametrize("dtype", [HALF, BRAIN])
+def test_products_are_its_sums(dtype: torch.dtype) -> None:
+    """Gram products and quadratics in the tiles that `symmetric_product` chooses, which have a tail at n = 1024."""
+    X, S, Z = gaussian(1, 1024, 2048, dtype, 0), symmetric(1, 1024, dtype, 1), symmetric(1, 1024, dtype, 2)
+    found = symmetric_product(X, X)
+    assert torch.equal(found, by_both(Matrices(M=X, N=X), (SumTerms(),))[1][0])
+    terms = Terms(alpha=0.5, beta=-2.0, gamma=0.25)
+    found = symmetric_product(S, S, Z, terms=terms)
+    assert torch.equal(found, by_both(Matrices(M=S, N=S, Z=Z), (SumTerms(P=0.5, Z=-2.0, identity=0.25),))[1][0])
 
 
 @pytest.mark.gpu
 @runs_gluon
-def test_taken_and_recorded_in_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(symmetric_sum, "MOST_SMALL_WAVES", 2)
+def test_taken_and_recorded_in_graphs() -> None:
     S, Z = symmetric(1, 1024, BRAIN, 0), symmetric(1, 1024, BRAIN, 1)
     matrices = Matrices(M=S, N=S, Z=Z)
-    assert is_for_small_gluon(matrices, SMALL, 1)
+    assert is_for_small_gluon(matrices, SMALL)
     (found,), (expected,) = by_both(matrices, BOTH[:1])
     assert torch.equal(symmetric_sums(matrices, BOTH[:1], SMALL)[0], found)
     graph = torch.cuda.CUDAGraph()
