@@ -89,16 +89,27 @@ class KeptWords:
         self._largest = WeakTensorKeyDictionary()
 
     def words(self, A: Tensor, make: Callable[[Tensor], Words]) -> Words:
-        """The words of A, by `make` where they are not kept; not kept of a tensor whose changes cannot be seen."""
-        if A.is_inference() or (A.requires_grad and torch.is_grad_enabled()):
-            return make(A)
-        stamp = _stamp(A)
+        """The words of A, by `make` where they are not kept."""
+        found = self.find(A)
+        if found is None:
+            found = make(A)
+            self.keep(found)
+        return found
+
+    def find(self, A: Tensor) -> Words | None:
+        """The words of A as it is, where they are kept."""
+        if _is_hidden(A):
+            return None
         kept: _Kept | None = self._kept.get(A)  # type: ignore[no-untyped-call]
-        if kept is not None and kept.stamp == stamp:
-            return Words(hi=kept.hi, lo=kept.lo, inverse=kept.inverse, matrix=A)
-        words = make(A)
-        self._kept[A] = _Kept(hi=words.hi, lo=words.lo, inverse=words.inverse, stamp=stamp)
-        return words
+        if kept is None or kept.stamp != _stamp(A):
+            return None
+        return Words(hi=kept.hi, lo=kept.lo, inverse=kept.inverse, matrix=A)
+
+    def keep(self, words: Words) -> None:
+        """Keep them, but of a tensor whose changes cannot be seen."""
+        if not _is_hidden(words.matrix):
+            kept = _Kept(hi=words.hi, lo=words.lo, inverse=words.inverse, stamp=_stamp(words.matrix))
+            self._kept[words.matrix] = kept
 
     def note_largest(self, A: Tensor, largest: Tensor | None) -> None:
         """Absolute entries of A, (batches, any), the largest of each matrix among them; None: not known."""
@@ -111,6 +122,10 @@ class KeptWords:
             return None
         largest, stamp = self._largest.get(A, (None, None))  # type: ignore[no-untyped-call]
         return largest if stamp == _stamp(A) else None
+
+
+def _is_hidden(A: Tensor) -> bool:
+    return A.is_inference() or (A.requires_grad and torch.is_grad_enabled())
 
 
 def _stamp(A: Tensor) -> Hashable:
@@ -170,12 +185,14 @@ class SplitOps(TorchOps):
 
     def symmetric_quadratic(self, A: Tensor, a: float, b: float, c: float) -> Tensor:
         """a I + b A + c A^2 for A symmetric."""
-        words = self.split(A)
-        return self._words_multiply_add(words, words, words.matrix, c, b, identity=a)
+        A = A.to(self.storage)
+        return self._multiply_add(A, A, A, c, b, identity=a)
 
-    def _multiply_add(self, A: Tensor, B: Tensor, C: Tensor | None, alpha: float, beta: float) -> Tensor:
+    def _multiply_add(
+        self, A: Tensor, B: Tensor, C: Tensor | None, alpha: float, beta: float, *, identity: float = 0.0
+    ) -> Tensor:
         left = self.split(A)
-        return self._words_multiply_add(left, left if B is A else self.split(B), C, alpha, beta)
+        return self._words_multiply_add(left, left if B is A else self.split(B), C, alpha, beta, identity=identity)
 
     def _words_multiply_add(
         self, A: Words, B: Words, C: Tensor | None, alpha: float, beta: float, *, identity: float = 0.0

@@ -25,7 +25,7 @@ from iroot.kernels.symmetric import Terms, symmetric_product
 from iroot.odd_steps import OddStep, StepBound
 from iroot.precision import Precision
 from iroot.torch_ops import FloatingOps
-from iroot.triton_layouts import EAGER_FLOPS, CompiledLayouts, Launches
+from iroot.triton_layouts import EAGER_FLOPS, SMALLEST_FUSED, CompiledLayouts, Launches
 
 # Rows that start anywhere in a cache line double the traffic from L2 (Gram product of 3000 x 3000: 0.99 times cuBLAS's
 # speed; of 4000 x 4000, whose rows start at half a line: 1.20). Smaller matrices than 256 were not measured.
@@ -34,9 +34,6 @@ _SMALLEST = 256
 # Rows of a TF32 result. Its operand is rounded in a pass of its own, n k entries for n^2 k operations: cuBLAS's time
 # over the kernel's is 0.94, 0.65 and 1.24 at n = 1024, 2048 and 4096 (H100, Gram products, 2026-11-23).
 _SMALLEST_TF32 = 4096
-
-# One launch has a whole matrix's work from here on; smaller ones were not measured.
-_SMALLEST_FUSED = 128
 
 
 def serves(precision: Precision, device: torch.device) -> bool:
@@ -192,10 +189,10 @@ class TritonOps(TritonSymmetricOps):
         if torch.compiler.is_compiling() or G.dtype not in TRITON_DTYPES or G.numel() == 0:
             return False
         recording = torch.is_grad_enabled() and G.requires_grad
-        return not recording and min(G.shape[-2:]) >= _SMALLEST_FUSED
+        return not recording and min(G.shape[-2:]) >= SMALLEST_FUSED
 
     def _suits_fused(self, A: Tensor) -> bool:
         if torch.compiler.is_compiling() or A.dtype is not torch.float32 or A.numel() == 0:
             return False
         recording = torch.is_grad_enabled() and A.requires_grad
-        return not recording and A.shape[-1] >= _SMALLEST_FUSED
+        return not recording and A.shape[-1] >= SMALLEST_FUSED

@@ -27,6 +27,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from iroot.kernels.exact_diagonal import PARTS
 from iroot.kernels.hopper_blocks import WHOLE, blocks_of, place
 from iroot.kernels.mainloop import place_in_strips
 from iroot.kernels.multiply_add import EARLY_AREA, Blocking
@@ -40,6 +41,7 @@ STAGES = {128: 3, 64: 4}
 _STEP = 64
 """Columns of both operands in a stage."""
 
+_PARTS = gl.constexpr(PARTS)
 _GROUP_WARPS = 4
 _GROUP_REGISTERS = gl.constexpr(240)
 _PRODUCER_REGISTERS = gl.constexpr(24)
@@ -205,6 +207,16 @@ def _leave(
 
 
 @gluon.jit
+def _read_diagonal(diagonal, batch, row, col, m, exact, COLUMNS: gl.constexpr):
+    """exact plus the parts of the diagonal in 64 rows, where the tile reaches it."""
+    if (row < col + COLUMNS) & (col < row + 64):
+        i = row + gl.arange(0, 64, layout=_ROWS_OF_PART)
+        for part in gl.static_range(_PARTS):
+            exact += gl.load(diagonal + (batch.to(gl.int64) * _PARTS + part) * m + i, mask=i < m, other=0.0)
+    return exact
+
+
+@gluon.jit
 def _consume(
     d, a, b, full, empty, inverses, diagonal, largest, m, tiles, row_blocks, column_blocks, steps, terms,
     COLUMNS: gl.constexpr, STRIP: gl.constexpr, PROMOTE_K: gl.constexpr, B_ALONG_K: gl.constexpr, HAS_C: gl.constexpr,
@@ -227,8 +239,7 @@ def _consume(
             factor = terms[0] * (gl.load(inverses[0] + batch) * gl.load(inverses[1] + batch))
         exact = gl.zeros([64], gl.float32, _ROWS_OF_PART)
         if HAS_DIAGONAL:
-            i = row + gl.arange(0, 64, layout=_ROWS_OF_PART)
-            exact = gl.load(diagonal + batch.to(gl.int64) * m + i, mask=i < m, other=0.0)
+            exact = _read_diagonal(diagonal, batch, row, col, m, exact, COLUMNS)
         begin = turn * (steps + 1)
         if turn > 0:
             # The last tile's result has left its stage, which the first step frees.
@@ -269,7 +280,7 @@ def hopper_split_kernel(
     b_hi, b_lo,  # (batches, n, depth) in blocks of (1, COLUMNS, 64), or (batches, depth, n) in (1, 64, COLUMNS)
     c, d,  # (batches, m, n) float32 in blocks of (1, 64, 64)
     a_inverse, b_inverse,  # (batches,)
-    diagonal,  # (batches, m): of A B
+    diagonal,  # (batches, PARTS, m): of A B
     largest,  # (batches, 2 tiles of a matrix) float32: largest absolute entries of both halves of d's tiles
     m, tiles, row_blocks, column_blocks, steps, alpha, beta, identity,
     COLUMNS: gl.constexpr, STRIP: gl.constexpr, PROMOTE_K: gl.constexpr, B_ALONG_K: gl.constexpr, HAS_C: gl.constexpr,

@@ -4,10 +4,11 @@
 """D = alpha A B + beta C of float32 matrices in two 16-bit words (`iroot.kernels.split_words`), in one kernel.
 
 Unfused (`iroot/split_ops.py`, which says what the words are), such a product takes 61 launches in fp16x3 at 1024 x
-1024, here six: two to split each operand, one for the exact diagonal of a square result, one for the product. Words are
-read once for all three products, sums are promoted in registers, and the scales are taken off, the diagonal put in,
-alpha and beta C applied, in the epilogue. The diagonal reads both float32 matrices once, 8 MB at 1024 x 1024. Of a
-Gram matrix only tiles that reach the diagonal or lie below it are computed, and each is stored twice.
+1024, here two to four: one for each operand's largest entry where it is not known, one for the words of both and the
+exact diagonal of a square result (`exact_diagonal.py`), one for the product. Words are read once for all three
+products, sums are promoted in registers, and the scales are taken off, the diagonal put in, alpha and beta C applied,
+in the epilogue. Of a Gram matrix only tiles that reach the diagonal or lie below it are computed, and each is stored
+twice.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from iroot.errors import InvalidInputError
-from iroot.kernels.exact_diagonal import exact_diagonal
+from iroot.kernels.exact_diagonal import PARTS, exact_diagonal
 from iroot.kernels.hopper import lacks_gluon
 from iroot.kernels.lower_tiles import place_below, store_twice
 from iroot.kernels.mainloop import place_in_strips
@@ -37,6 +38,8 @@ from iroot.kernels.operands import (
 )
 from iroot.kernels.rehearsal import on_grid
 from iroot.split_ops import Words
+
+_PARTS = tl.constexpr(PARTS)
 
 
 @triton.jit
@@ -62,7 +65,7 @@ def _split_product_kernel(
     d,  # (batches, m, n) float32
     d_mirror, entries, stride_batch, pitch,  # d in blocks of COLUMNS x ROWS and by address; None for all tiles
     a_inverse, b_inverse,  # (batches,), or None
-    diagonal,  # (batches, m): of A B, or None to keep the tensor cores' own
+    diagonal,  # (batches, PARTS, m): of A B, or None to keep the tensor cores' own
     largest,  # (batches, 2 tiles) float32: largest absolute entries of both halves of d's tiles, or None
     m, row_blocks, column_blocks, depth, alpha, beta, identity,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_K: tl.constexpr, PROMOTE_K: tl.constexpr, GROUP: tl.constexpr,
@@ -106,7 +109,9 @@ def _split_product_kernel(
     if diagonal is not None:
         i = row + tl.arange(0, ROWS)
         on_diagonal = i[:, None] == (col + tl.arange(0, COLUMNS))[None, :]
-        exact = tl.load(diagonal + batch.to(tl.int64) * m + i, mask=i < m, other=0.0)
+        exact = tl.zeros((ROWS,), tl.float32)
+        for part in tl.static_range(_PARTS):
+            exact += tl.load(diagonal + (batch.to(tl.int64) * _PARTS + part) * m + i, mask=i < m, other=0.0)
         value = tl.where(on_diagonal, (alpha * exact)[:, None], value)
     if c is not None:
         # One rounding, and the same one at every entry: left to itself, the compiler fuses either product.
@@ -157,13 +162,15 @@ def split_product(
 
 
 def product_of_words(
-    A: Words, B: Words, C: Tensor | None, factors: Factors, *, promote_k: int = 128, measure: bool = False
-) -> Measured:
+    A: Words, B: Words, C: Tensor | None, factors: Factors, *, promote_k: int = 128, measure: bool = False,
+    diagonal: Tensor | None = None,
+) -> Measured:  # fmt: skip
     """alpha A B + beta C + identity I as `split_product`, I of a square result; with its tiles' largest entries.
 
-    `iroot.kernels.split_words.split` takes them for the result's scale: a pass over it less.
+    `iroot.kernels.split_words.split` takes them for the result's scale: a pass over it less. `diagonal`: of A B, where
+    `iroot.kernels.exact_diagonal.split_pair` has it.
     """
-    return _product(A, B, C, factors, promote_k, None, "all", measure=measure)
+    return _product(A, B, C, factors, promote_k, None, "all", measure=measure, diagonal=diagonal)
 
 
 def split_gram(A: Words, *, alpha: float = 1.0, promote_k: int = 128, blocking: Blocking | None = None) -> Tensor:
@@ -187,7 +194,7 @@ def split_gram(A: Words, *, alpha: float = 1.0, promote_k: int = 128, blocking: 
 
 def _product(
     A: Words, B: Words, C: Tensor | None, factors: Factors, promote_k: int, blocking: Blocking | None, tiles: Tiles, *,
-    measure: bool = False,
+    measure: bool = False, diagonal: Tensor | None = None,
 ) -> Measured:  # fmt: skip
     *batch, m, depth = A.hi.shape
     n = B.hi.shape[-1]
@@ -202,7 +209,7 @@ def _product(
     largest = None
     if D.numel():
         step = 64 if blocking is None else blocking.block_k
-        product = posed(A, B, C, D, factors, -(-promote_k // step) * step)
+        product = posed(A, B, C, D, factors, -(-promote_k // step) * step, diagonal=diagonal)
         blocking = blocking or _chosen(product, tiles)
         if measure:
             count = 2 * _count(m, n, blocking, tiles)
@@ -235,7 +242,7 @@ class SplitProduct:
 
     Attributes:
         inverses: 1 / scale of A and of B, (batches,).
-        diagonal: (batches, m), of A B; without it there is no identity term.
+        diagonal: (batches, PARTS, m), of A B; without it there is no identity term.
         largest: (batches, 2 tiles), written: see the kernel.
         promote_k: a multiple of a step's columns, or 0.
     """
@@ -254,9 +261,12 @@ class SplitProduct:
 
 
 def posed(
-    A: Words, B: Words, C: Tensor | None, D: Tensor, factors: Factors, promote_k: int
+    A: Words, B: Words, C: Tensor | None, D: Tensor, factors: Factors, promote_k: int, *,
+    diagonal: Tensor | None = None,
 ) -> SplitProduct:  # fmt: skip
     """D = alpha A B + beta C + identity I, its operands as the kernels read them, without its largest entries."""
+    if diagonal is None and D.shape[-2] == D.shape[-1]:
+        diagonal = exact_diagonal(A.matrix, B.matrix)
     a_hi, a_lo = _alike(A.hi, A.lo)
     b_hi, b_lo = _alike(B.hi.mT, B.lo.mT)
     addend = None if C is None else operand(C)
@@ -264,9 +274,7 @@ def posed(
         addend = operand(C.contiguous())
     return SplitProduct(
         a_hi=a_hi, a_lo=a_lo, b_hi=b_hi, b_lo=b_lo, C=None if addend is None else addend.tensor, D=D,
-        inverses=(A.inverse, B.inverse),
-        diagonal=exact_diagonal(A.matrix, B.matrix) if D.shape[-2] == D.shape[-1] else None,
-        largest=None, factors=factors, promote_k=promote_k,
+        inverses=(A.inverse, B.inverse), diagonal=diagonal, largest=None, factors=factors, promote_k=promote_k,
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 import triton
@@ -18,6 +19,31 @@ from iroot.split_ops import SMALLEST, Words
 
 _SMALLEST_EXPONENT = tl.constexpr(126 + math.frexp(SMALLEST)[1])  # biased
 _ROWS, _COLUMNS = 16, 128
+
+
+@triton.jit
+def largest_exponent(largest, count, batch, COUNT: tl.constexpr):
+    """Biased by 127, of the power of two above a matrix's largest entry."""
+    i = tl.arange(0, COUNT)
+    # Bits of floats that are not negative are in the order of the floats, NaN above infinity.
+    size = tl.load(largest + batch * count + i, mask=i < count, other=0.0).to(tl.int32, bitcast=True)
+    return tl.maximum(tl.max(size, 0) >> 23, _SMALLEST_EXPONENT)
+
+
+@triton.jit
+def store_inverse(inverse, exponent, batch):
+    """1 / scale, a power of two: a quotient of floats need not be one."""
+    tl.store(inverse + batch, ((exponent - 14) << 23).to(tl.float32, bitcast=True))
+
+
+@triton.jit
+def store_words(value, exponent, hi, lo, place, inside, DTYPE: tl.constexpr):
+    """Both words of 2^14 / 2^e times `value`; `exponent` None: of itself."""
+    if exponent is not None:
+        value *= ((268 - exponent) << 23).to(tl.float32, bitcast=True)
+    head = value.to(DTYPE)
+    tl.store(hi + place, head, mask=inside)
+    tl.store(lo + place, (value - head.to(tl.float32)).to(DTYPE), mask=inside)
 
 
 @triton.jit(do_not_specialize=["count", "m", "column_blocks"])
@@ -36,19 +62,18 @@ def _split_kernel(
     col = block % column_blocks * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     inside = (row < m) & (col < n)
     value = tl.load(matrix + batch * stride_batch + row * stride_row + col, mask=inside, other=0.0)
+    exponent = None
     if largest is not None:
-        i = tl.arange(0, COUNT)
-        # Bits of floats that are not negative are in the order of the floats, NaN above infinity.
-        size = tl.load(largest + batch * count + i, mask=i < count, other=0.0).to(tl.int32, bitcast=True)
-        # Exponents, biased by 127: of 2^14 / 2^e and of its inverse. A quotient of floats need not be a power of two.
-        exponent = tl.maximum(tl.max(size, 0) >> 23, _SMALLEST_EXPONENT)
-        value *= ((268 - exponent) << 23).to(tl.float32, bitcast=True)
+        exponent = largest_exponent(largest, count, batch, COUNT)
         if block == 0:
-            tl.store(inverse + batch, ((exponent - 14) << 23).to(tl.float32, bitcast=True))
-    head = value.to(DTYPE)
-    place = (batch * m + row) * pitch + col
-    tl.store(hi + place, head, mask=inside)
-    tl.store(lo + place, (value - head.to(tl.float32)).to(DTYPE), mask=inside)
+            store_inverse(inverse, exponent, batch)
+    store_words(value, exponent, hi, lo, (batch * m + row) * pitch + col, inside, DTYPE)
+
+
+def largest_entries(A: Tensor) -> Tensor:
+    """(batches, 1): the largest absolute entry of each matrix of A (batches, m, n)."""
+    found: Tensor = torch.linalg.vector_norm(A, ord=float("inf"), dim=(-2, -1))
+    return found[:, None]
 
 
 def split(A: Tensor, dtype: torch.dtype, largest: Tensor | None = None) -> Words:
@@ -65,7 +90,7 @@ def split(A: Tensor, dtype: torch.dtype, largest: Tensor | None = None) -> Words
     if A.dtype != torch.float32 or dtype not in OPERAND_DTYPES:
         raise InvalidInputError(f"A must be float32 and its words bfloat16 or float16, got {A.dtype} and {dtype}")
     if A.stride(-1) != 1 and A.stride(-2) == 1:
-        return split(A.mT, dtype, largest).mT
+        return replace(split(A.mT, dtype, largest).mT, matrix=A)
     *batch, m, n = A.shape
     flat = A.reshape(-1, m, n)
     flat = flat if flat.stride(-1) == 1 else flat.contiguous()
@@ -75,7 +100,7 @@ def split(A: Tensor, dtype: torch.dtype, largest: Tensor | None = None) -> Words
         largest = None
     else:
         if largest is None:
-            largest = torch.linalg.vector_norm(flat, ord=float("inf"), dim=(-2, -1))[:, None]
+            largest = largest_entries(flat)
         inverse = torch.empty_like(largest[:, 0])
     count = 1 if largest is None else largest.shape[1]
     column_blocks = triton.cdiv(n, _COLUMNS)

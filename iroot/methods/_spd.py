@@ -101,7 +101,7 @@ def interval_of(operands: Operands, scale: Tensor, scaling: str) -> Interval:
 def restore(X: Tensor, scale: Tensor, p: int, dtype: torch.dtype) -> Tensor:
     """scale^(-1/p) (X + X^T) / 2 in the dtype of the posed problem."""
     wide = X.to(scale.dtype)
-    return ((wide + wide.mT) * (0.5 * scale ** (-1.0 / p))).to(dtype)
+    return (wide + wide.mT).mul_(0.5 * scale ** (-1.0 / p)).to(dtype)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -173,7 +173,7 @@ def test_wrong_arguments() -> None:
 
 def test_methods_take_the_fused_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Inverse root, apply and Gram polar factor: as exact as without them, and no product of another kind is formed."""
-    monkeypatch.setattr(triton_ops, "_SMALLEST_FUSED", 16)
+    monkeypatch.setattr(triton_ops, "SMALLEST_FUSED", 16)
     ops, plain = (make(get_precision("fp16"), DEVICE) for make in (_free_ops, FloatingOps))
     A, exact = posed((48,), 1e2, 2)
     B = torch.randn(48, 5, generator=torch.Generator().manual_seed(0)).to(DEVICE)
@@ -191,7 +191,7 @@ def test_methods_take_the_fused_kernels(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_an_option_and_a_dtype_do_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_ops, "_SMALLEST_FUSED", 16)
+    monkeypatch.setattr(triton_ops, "SMALLEST_FUSED", 16)
     ops, A = _free_ops(get_precision("fp16"), DEVICE), posed((32,), 10.0, 2)[0]
     assert ops.square_bound(A, eps=0.0) is None
     assert ops.square_bound(A.float(), eps=0.0) is not None

@@ -441,7 +441,7 @@ def test_many_programs_meet(n: int, tiles: StepTiles, steps: tuple[OddStep, ...]
 
 
 def free_ops(monkeypatch: pytest.MonkeyPatch) -> TritonOps:
-    monkeypatch.setattr(triton_ops, "_SMALLEST_FUSED", 16)
+    monkeypatch.setattr(triton_ops, "SMALLEST_FUSED", 16)
     return TritonOps(get_precision("fp16"), DEVICE)
 
 

@@ -15,7 +15,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type == "cpu":  # read when the kernels are defined, and again when they run
     os.environ["TRITON_INTERPRET"] = "1"
 from iroot import triton_split_ops  # noqa: E402
-from iroot.kernels.exact_diagonal import exact_diagonal  # noqa: E402
+from iroot.kernels.exact_diagonal import exact_diagonal, split_pair  # noqa: E402
 from iroot.kernels.families import is_served  # noqa: E402
 from iroot.kernels.multiply_add import Blocking  # noqa: E402
 from iroot.kernels.split_product import (  # noqa: E402
@@ -29,6 +29,7 @@ from iroot.kernels.split_product import (  # noqa: E402
 from iroot.kernels.split_words import split  # noqa: E402
 from iroot.ops import make_ops  # noqa: E402
 from iroot.precision import get_precision  # noqa: E402
+from iroot.scaling import get_scaling  # noqa: E402
 from iroot.split_ops import SplitOps, Words  # noqa: E402
 from iroot.triton_split_ops import TritonSplitOps  # noqa: E402
 
@@ -174,7 +175,15 @@ def test_no_pass_for_the_largest_entry_of_a_product(monkeypatch: pytest.MonkeyPa
     assert len(norms) == 2
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (70, 300), (3, 20, 33), (2, 2, 9, 600)], ids=str)
+def summed(diagonal: Tensor) -> Tensor:
+    """The parts of a diagonal one after the other, as its readers add them."""
+    total = torch.zeros_like(diagonal[:, 0])
+    for part in diagonal.unbind(1):
+        total += part
+    return total
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (70, 300), (3, 20, 33), (2, 2, 9, 1100)], ids=str)
 @pytest.mark.parametrize("layout", ["rows", "columns", "strided"])
 def test_diagonals_of_products(shape: tuple[int, ...], layout: str) -> None:
     A, B = gaussian(*shape), gaussian(*shape[:-2], shape[-1], shape[-2])
@@ -184,7 +193,43 @@ def test_diagonals_of_products(shape: tuple[int, ...], layout: str) -> None:
         A, B = gaussian(*shape[:-1], 2 * shape[-1])[..., ::2], gaussian(*B.shape[:-1], 2 * shape[-2])[..., 1::2]
     exact = (A.double() * B.double().mT).sum(-1).reshape(-1, shape[-2])
     size = (A.double() * B.double().mT).abs().sum(-1).reshape(-1, shape[-2])
-    assert ((exact_diagonal(A, B).double() - exact).abs() <= 2.0**-22 * size).all()
+    assert ((summed(exact_diagonal(A, B)).double() - exact).abs() <= 2.0**-22 * size).all()
+
+
+def assert_same_words(ours: Words, theirs: Words) -> None:
+    assert (ours.inverse is None) == (theirs.inverse is None)
+    assert ours.inverse is None or theirs.inverse is None or torch.equal(ours.inverse, theirs.inverse)
+    assert torch.equal(ours.hi, theirs.hi)
+    assert torch.equal(ours.lo, theirs.lo)
+    assert ours.hi.stride() == theirs.hi.stride()
+    assert ours.matrix is theirs.matrix
+
+
+@pytest.mark.parametrize("dtype", list(PRECISIONS))
+@pytest.mark.parametrize("known", ["neither", "left", "right", "both"])
+@pytest.mark.parametrize("shape", [(1, 1), (70, 300), (3, 20, 33), (2, 2, 9, 600)], ids=str)
+def test_one_pass_leaves_the_words_of_both_and_the_diagonal(
+    shape: tuple[int, ...], known: str, dtype: torch.dtype
+) -> None:
+    A, B = gaussian(*shape), 1e3 * gaussian(*shape[:-2], shape[-1], shape[-2])
+    left, right = split(A, dtype), split(B, dtype)
+    given = (left if known in ("left", "both") else None, right if known in ("right", "both") else None)
+    largest = A.abs().flatten(0, -3).amax(-1) if A.ndim > 2 else A.abs().amax(-1)[None]
+    pair = split_pair(A, B, dtype, words=given, largest=(largest, None))
+    assert_same_words(pair.left, left)
+    assert_same_words(pair.right, right)
+    assert torch.equal(pair.diagonal, exact_diagonal(A, B))
+
+
+@pytest.mark.parametrize("layout", ["square", "columns", "strided"])
+def test_one_pass_over_what_is_stored_otherwise(layout: str) -> None:
+    A = gaussian(2, 48, 48)
+    B = {"square": A, "columns": A.mT, "strided": gaussian(2, 96, 96)[:, ::2, ::2]}[layout]
+    pair = split_pair(A, B, torch.float16, words=(None, None), largest=(None, None))
+    assert_same_words(pair.left, split(A, torch.float16))
+    assert_same_words(pair.right, split(B, torch.float16))
+    assert (pair.left is pair.right) == (layout == "square")
+    assert torch.equal(pair.diagonal, exact_diagonal(A, B))
 
 
 @pytest.mark.parametrize("dtype", list(PRECISIONS))
@@ -197,7 +242,7 @@ def test_a_square_result_has_the_exact_diagonal(blocking: Blocking, dtype: torch
     assert error(D.diagonal(dim1=-2, dim2=-1), exact.diagonal(dim1=-2, dim2=-1)) < 2.0**-23
     assert error(D, exact) < 4 * SLACK[dtype] * get_precision(PRECISIONS[dtype]).unit_roundoff
     E = split_product(split(A, dtype), split(B, dtype), blocking=blocking)
-    assert torch.equal(E.diagonal(dim1=-2, dim2=-1), exact_diagonal(A, B))
+    assert torch.equal(E.diagonal(dim1=-2, dim2=-1), summed(exact_diagonal(A, B)))
 
 
 def test_a_gram_matrix_of_one_split() -> None:
@@ -267,7 +312,7 @@ def test_gram_matrices_take_the_tiles_that_fill_waves(n: int, batches: int, rows
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every launch of a kernel, by name."""
     made: list[str] = []
-    for name in ("split", "split_gram", "product_of_words"):
+    for name in ("split", "split_pair", "split_gram", "product_of_words"):
         kernel = getattr(triton_split_ops, name)
 
         def counted(
@@ -289,11 +334,26 @@ def test_one_step_agrees_with_the_torch_backend(dtype: torch.dtype, launches: li
         A = ops.gram(X)
         B = ops.symmetric_quadratic(A, 0.5, -1.5, 0.7)
         results.append((A, B, ops.symmetric_apply(B, X, beta=2.0), ops.symmetric_matmul(B, B), ops.matmul_wide(B, X)))
-    # The Gram matrix and the squares split one operand.
-    counts = [launches.count(name) for name in ("split", "split_gram", "product_of_words")]
-    assert counts == [1 + 1 + 2 + 1 + 2, 1, 4]
+    # What is not square has no diagonal to go with its words.
+    counts = [launches.count(name) for name in ("split", "split_pair", "split_gram", "product_of_words")]
+    assert counts == [1 + 2 + 2, 2, 1, 4]
     for ours, theirs in zip(*results, strict=True):
         assert error(ours, theirs.double()) < SLACK[dtype] * 4 * precision.unit_roundoff
+
+
+@pytest.mark.parametrize("dtype", list(PRECISIONS))
+def test_the_bound_of_a_spectrum_takes_one_half_product(dtype: torch.dtype, launches: list[str]) -> None:
+    """In 16 bits, and raised by what they may move it."""
+    G = gaussian(2, 140, 200)
+    A, ops = G @ G.mT / 200.0, TritonSplitOps(get_precision(PRECISIONS[dtype]), DEVICE)
+    bound = get_scaling("square").function(A, ops)
+    assert launches == []
+    composed = get_scaling("square").function(A, SplitOps(get_precision(PRECISIONS[dtype]), DEVICE))
+    largest = torch.linalg.eigvalsh(A.double())[:, -1, None, None]
+    assert (largest <= bound).all()
+    assert (((bound / composed) - 1.0).abs() < 4e-3).all()
+    assert ops.square_bound(A[:, :20, :20], eps=0.0) is None
+    assert ops.square_bound(A.double(), eps=0.0) is None
 
 
 @pytest.mark.gpu

@@ -21,9 +21,12 @@ FP16X3 = get_precision("fp16x3_emulated")
 class OwnDiagonal(SplitOps):
     """A column of zeros more: no result is square, and every diagonal is what the tensor cores make of it."""
 
-    def _multiply_add(self, A: Tensor, B: Tensor, C: Tensor | None, alpha: float, beta: float) -> Tensor:
+    def _multiply_add(
+        self, A: Tensor, B: Tensor, C: Tensor | None, alpha: float, beta: float, *, identity: float = 0.0
+    ) -> Tensor:
         wider = torch.nn.functional.pad(B, (0, 1))
         total = super()._multiply_add(A, wider, None, alpha, beta)[..., :-1]
+        total.diagonal(dim1=-2, dim2=-1).add_(identity)
         return total if C is None else total.add_(C, alpha=beta)
 
 
