@@ -63,10 +63,12 @@ class GradedPlan:
 
 
 SMALL_WORD_TILE = 0.41
-"""`iroot.kernels.tiling.SMALL_TILE` of Gluon's products of words, two programs of which share a multiprocessor. Roots of
-p = 2 in tiles of 64 and of 128 (+32) columns, us: n = 1024 158 and 208, 1152 194 and 230, 1280 238 and 247, 1408 271 and 261,
-1536 395 and 313, 2 x 1024 270 and 243, 4 x 1024 484 and 385, 8 x 768 473 and 423, 16 x 512 370 and 361, 8 x 512 217 and 197,
-16 x 256 113 and 138 (H100, float16, 2026-11-23). All but 1408 are chosen right from 0.4 to 0.5."""
+"""`iroot.kernels.tiling.SMALL_TILE` of Gluon's products of words, two programs of which share a multiprocessor.
+
+Roots of p = 2 in tiles of 64 and of 128 columns, us: n = 1024 158 and 208, 1152 194 and 230, 1280 238 and 247, 1408 271
+and 261, 1536 395 and 313, 2 x 1024 270 and 243, 4 x 1024 484 and 385 (128 + 32), 8 x 768 473 and 423, 16 x 512 370 and
+361, 8 x 512 217 and 197, 16 x 256 113 and 138 (H100, float16, 2026-11-23). From 0.4 to 0.5 all are right but 1408.
+"""
 
 
 def choose_plan(n: int, batches: int, *, processors: int) -> GradedPlan:
