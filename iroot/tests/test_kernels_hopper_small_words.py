@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,99 +17,29 @@ from iroot.graded_steps import word_steps  # noqa: E402
 from iroot.kernels import word_launch  # noqa: E402
 from iroot.kernels.graded_root import graded_root, promoted  # noqa: E402
 from iroot.kernels.hopper import lacks_gluon  # noqa: E402
-from iroot.kernels.operands import empty_aligned  # noqa: E402
 from iroot.kernels.rehearsal import rehearse  # noqa: E402
-from iroot.kernels.tiling import GRADED_TILINGS, Tiling, schedule  # noqa: E402
+from iroot.kernels.tiling import GRADED_TILINGS  # noqa: E402
 from iroot.kernels.word_launch import (  # noqa: E402
-    SQUARE,
-    Call,
     Inputs,
     Outputs,
-    Word,
     is_for_gluon,
     lets_in,
     new_word,
     takes_gluon,
     triton_launch,
 )
-from iroot.kernels.words import PRODUCT, QUADRATIC, UPDATE  # noqa: E402
 from iroot.schedules import Design, schedule_for  # noqa: E402
+from iroot.tests.word_forms import UPDATE_CALL, Form, forms  # noqa: E402
 
 SMALL = GRADED_TILINGS[2]
 runs_gluon = pytest.mark.skipif(bool(lacks_gluon(DEVICE)), reason=lacks_gluon(DEVICE) or "it runs")
-
-QUADRATIC_CALL = Call(kind=QUADRATIC.value, chebyshev=(1.1, -0.7, 0.4), mid=0.5, radius=0.55)
-UPDATE_CALL = Call(kind=UPDATE.value, linear=0.8, both=True)
-APPEND = Call(kind=PRODUCT.value, factor=0.9)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Form:
-    """One launch; its result is a word, or final."""
-
-    call: Call
-    inputs: Inputs
-    tiling: Tiling = SMALL
-    final: bool = False
-
-    def outputs(self) -> Outputs:
-        """Memory without a number in it."""
-        M = self.inputs.M
-        if self.final:
-            X = empty_aligned((M.word.shape[0], M.n, M.n), torch.float32, M.word.device).fill_(torch.nan)
-            return Outputs(final=X, scale=torch.full(M.shift.shape, 1.7, device=M.word.device), p=2)
-        result = new_word(M.word, self.tiling, rest=self.call.kind == UPDATE.value)
-        sums = result.sums
-        for A in (result.word, result.shift, sums.norm, sums.with_p, sums.with_v, result.rest, result.errors):
-            if A is not None:
-                A.fill_(torch.nan)
-        return Outputs(word=result)
-
-
-def words(batch: int, n: int, dtype: torch.dtype) -> list[Word]:
-    """Four with entries of about n^(-1/2); all as Y is. Sums that a scalar takes are exact in every order."""
-    generator = torch.Generator(device=DEVICE).manual_seed(n)
-
-    def word() -> Word:
-        A = torch.randn(batch, n, n, generator=generator, device=DEVICE) * (0.25 / n**0.5)
-        R = A.tril() + A.tril(-1).mT
-        like = new_word(torch.empty(batch, n, n, dtype=dtype, device=DEVICE), SMALL, rest=True)
-        assert like.rest is not None
-        assert like.errors is not None
-        like.word.copy_(R)
-        like.rest.copy_(R)
-        like.errors.copy_(2.0**-12 * torch.randint(-4, 4, like.errors.shape, generator=generator, device=DEVICE))
-        like.shift.copy_(0.6 + 0.1 * torch.rand(batch, generator=generator, device=DEVICE))
-        return like
-
-    return [word() for _ in range(4)]
-
-
-def forms(batch: int, n: int, dtype: torch.dtype) -> dict[str, Form]:
-    """Every product that a root is made of, and three more."""
-    X, B, Y, V = words(batch, n, dtype)
-    tiles = len(schedule(n, 1, SMALL.block, SMALL.tail))
-    trace = torch.arange(batch * tiles, device=DEVICE).reshape(batch, tiles).remainder(7).sub(3).float()
-    update = Inputs(M=Y, N=B, trace=trace)
-    appended = Inputs(M=X, N=B, trace=None)
-    return {
-        f"update{k}": Form(call=UPDATE_CALL, inputs=update, tiling=promoted(SMALL, k)) for k in (512, 128, 64, 32, 0)
-    } | {
-        "quadratic": Form(call=QUADRATIC_CALL, inputs=Inputs(M=Y, N=Y, trace=trace)),
-        "square": Form(call=SQUARE, inputs=Inputs(M=B, N=B, trace=trace)),
-        "square beside V": Form(call=SQUARE, inputs=Inputs(M=B, N=B, trace=trace, partner=V)),
-        "product beside V": Form(call=SQUARE, inputs=Inputs(M=X, N=B, trace=trace, partner=V)),
-        "X B": Form(call=APPEND, inputs=appended),
-        "(X B + B X) / 2": Form(call=replace(APPEND, both=True), inputs=appended),
-        "final": Form(call=APPEND, inputs=appended, final=True),
-    }
 
 
 def test_small_tiles_have_every_form(monkeypatch: pytest.MonkeyPatch) -> None:
     """With every length of sums that an update can have; taken where the GPU can run them."""
     like = torch.empty(1, 1024, 1024, dtype=torch.float16, device="meta")
     M, N = (new_word(like, SMALL, rest=True) for _ in range(2))
-    each = Form(call=UPDATE_CALL, inputs=Inputs(M=M, N=N, trace=None))
+    each = Form(call=UPDATE_CALL, inputs=Inputs(M=M, N=N, trace=None), tiling=SMALL)
     for k in (512, 256, 128, 64, 32, 0):
         assert takes_gluon(each.call, each.inputs, each.outputs(), promoted(SMALL, k))
     for tiling in (promoted(SMALL, 16), replace(SMALL, tail=16), replace(SMALL, block=32)):
@@ -179,7 +109,7 @@ def right(form: Form, found: Outputs, expected: Outputs) -> bool:
 )  # fmt: skip
 def test_beside_tritons_kernel(n: int, batch: int, dtype: torch.dtype) -> None:
     """Every form, with tiles that are not full and a group without a step; four launches, each the same to the bit."""
-    every = forms(batch, n, dtype)
+    every = forms(batch, n, dtype, SMALL)
     rehearse(("test_small", n, dtype), lambda: [by_both(each) for each in every.values()], DEVICE)
     for name, each in every.items():
         found, expected = by_both(each)
