@@ -5,7 +5,7 @@ Their modules are imported where they are known to run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import cycle
 
@@ -25,62 +25,69 @@ from iroot.kernels.tiling import GRADED_TILINGS, Tiling
 from iroot.kernels.word_launch import SQUARE, Call, Inputs, Outputs, Word, new_word, triton_launch
 from iroot.kernels.words import PRODUCT, QUADRATIC, UPDATE
 
+_BOTH = (SumTerms(P=0.7, T=-1.3, Z=0.6, identity=0.25), SumTerms(P=-0.4, T=0.9, Z=1.1, identity=-0.5))
+_ONE, _OTHER = _BOTH[:1], _BOTH[1:]
+
 
 def gluon_sums(device: torch.device) -> Iterator[Found]:
-    """Hopper's sums bit for bit against Triton's: every number of addends and results, every scaling, sums of squares.
-
-    Norms are whole numbers, whose sums are the same in any order.
-    """
+    """Hopper's sums bit for bit against Triton's: every number of addends and results, every scaling, sums of squares."""
     from iroot.kernels.hopper_sum import hopper_sums
 
-    both = (SumTerms(P=0.7, T=-1.3, Z=0.6, identity=0.25), SumTerms(P=-0.4, T=0.9, Z=1.1, identity=-0.5))
     for shape, tiling in zip(shapes(device), cycle(GRADED_TILINGS[:2]), strict=False):
-        n, batch = shape.n, shape.batch
-        X, *others = (shape.draw(n, n, seed=seed) for seed in range(4))
-        X, (S, T, Z) = padded(X, shape), (padded(M + M.mT, shape) for M in others)
-        unit, norms = torch.full((batch,), 0.5, device=device), torch.full((batch, 9), 3.0, device=device)
-        first = Scaling(kind="first", norms=norms, unit=unit, margin=1.1)
-        later, limited = Scaling(kind="later", unit=unit), Scaling(kind="limited", norms=1e4 * norms)
-        addends: tuple[dict[str, Tensor], ...] = ({}, {"T": T}, {"Z": Z}, {"T": T, "Z": Z})
-        forms = [(Matrices(M=S, N=S, **those), both[:count], UNSCALED) for those in addends for count in (1, 2)]
-        forms += [(Matrices(M=X, N=X), both[1:], limited), (Matrices(M=S, N=S, Z=Z), both, first)]
-        for matrices, sums, scaling in [*forms, (Matrices(M=S, N=S, T=T, Z=Z), both, later)]:
-            found, expected = ([empty_rows((batch, n, n), shape.dtype, device) for _ in sums] for _ in range(2))
-            hopper_sums(matrices, sums, tiling, found, scaling=scaling)
-            triton_sums(matrices, sums, tiling, expected, scaling=scaling)
-            yield from (differing(D, E.cpu()) for D, E in zip(found, expected, strict=True))
-        tiles = device_programs(n, 1, tiling.block, tiling.tail, device).shape[0]
-        squares, D = torch.empty(batch, tiles, device=device), empty_rows((batch, n, n), shape.dtype, device)
-        hopper_sums(Matrices(M=X, N=X), (SumTerms(),), tiling, [D], squares=squares)
-        yield distance(squares.sum(-1)[:, None, None], D.cpu().double().square().sum((-2, -1), keepdim=True), 1e-5)
+        drawn = _DrawnSums(shape)
+        forms = [(Matrices(M=drawn.S, N=drawn.S, **each), count) for each in drawn.addends for count in (_ONE, _BOTH)]
+        launches = [(matrices, sums, UNSCALED) for matrices, sums in forms]
+        yield from drawn.compared(hopper_sums, [*launches, *drawn.scaled(_BOTH)], tiling)
 
 
 def gluon_small_sums(device: torch.device) -> Iterator[Found]:
     """Those in tiles of 64 x 64, one for each program and on the diagonal in pairs, as far as 132 tiles and beyond."""
     from iroot.kernels.hopper_small_sum import hopper_small_sums
 
-    both = (SumTerms(P=0.7, T=-1.3, Z=0.6, identity=0.25), SumTerms(P=-0.4, T=0.9, Z=1.1, identity=-0.5))
-    tiling = GRADED_TILINGS[2]
     for shape in (*shapes(device), *(replace(shape, n=1000) for shape in shapes(device)[:2])):
-        n, batch = shape.n, shape.batch
-        X, *others = (shape.draw(n, n, seed=seed) for seed in range(4))
-        X, (S, T, Z) = padded(X, shape), (padded(M + M.mT, shape) for M in others)
+        drawn = _DrawnSums(shape)
+        factors = ((drawn.S, drawn.S), (drawn.S, padded(drawn.S, shape)))
+        forms = [Matrices(M=M, N=N, **each) for each in drawn.addends for M, N in factors]
+        launches = [(matrices, sums, UNSCALED) for matrices, sums in zip(forms, cycle((_ONE, _BOTH)), strict=False)]
+        yield from drawn.compared(hopper_small_sums, [*launches, *drawn.scaled(_ONE)], GRADED_TILINGS[2])
+
+
+class _DrawnSums:
+    """Operands of sums of one shape. Norms are whole numbers, whose sums are the same in any order."""
+
+    def __init__(self, shape: Shape) -> None:
+        X, *others = (shape.draw(shape.n, shape.n, seed=seed) for seed in range(4))
+        self.shape = shape
+        self.X = padded(X, shape)
+        self.S, self.T, self.Z = (padded(M + M.mT, shape) for M in others)
+        self.addends: tuple[dict[str, Tensor], ...] = ({}, {"T": self.T}, {"Z": self.Z}, {"T": self.T, "Z": self.Z})
+
+    def scaled(self, last: tuple[SumTerms, ...]) -> list[tuple[Matrices, tuple[SumTerms, ...], Scaling]]:
+        """A launch of every scaling, in the order in which a step has them; the last one leaves `last`."""
+        X, S, T, Z, batch, device = self.X, self.S, self.T, self.Z, self.shape.batch, self.shape.device
         unit, norms = torch.full((batch,), 0.5, device=device), torch.full((batch, 9), 3.0, device=device)
-        first = Scaling(kind="first", norms=norms, unit=unit, margin=1.1)
-        later, limited = Scaling(kind="later", unit=unit), Scaling(kind="limited", norms=1e4 * norms)
-        addends: tuple[dict[str, Tensor], ...] = ({}, {"T": T}, {"Z": Z}, {"T": T, "Z": Z})
-        factors = ((S, S), (S, padded(S, shape)))
-        forms = [(Matrices(M=M, N=N, **each), UNSCALED) for each in addends for M, N in factors]
-        forms += [(Matrices(M=X, N=X), limited), (Matrices(M=S, N=S, Z=Z), first)]
-        for index, (matrices, scaling) in enumerate([*forms, (Matrices(M=S, N=S, T=T, Z=Z), later)]):
-            sums = both[: 1 + index % 2] if matrices.M is not X else both[1:]
-            found, expected = ([empty_rows((batch, n, n), shape.dtype, device) for _ in sums] for _ in range(2))
-            hopper_small_sums(matrices, sums, tiling, found, scaling=scaling)
+        return [
+            (Matrices(M=X, N=X), _OTHER, Scaling(kind="limited", norms=1e4 * norms)),
+            (Matrices(M=S, N=S, Z=Z), _BOTH, Scaling(kind="first", norms=norms, unit=unit, margin=1.1)),
+            (Matrices(M=S, N=S, T=T, Z=Z), last, Scaling(kind="later", unit=unit)),
+        ]
+
+    def compared(
+        self,
+        kernel: Callable[..., None],
+        launches: list[tuple[Matrices, tuple[SumTerms, ...], Scaling]],
+        tiling: Tiling,
+    ) -> Iterator[Found]:
+        """Every launch by `kernel` and by Triton's, and the sums of squares that a Gram product leaves."""
+        n, batch, dtype, device = self.shape.n, self.shape.batch, self.shape.dtype, self.shape.device
+        for matrices, sums, scaling in launches:
+            found, expected = ([empty_rows((batch, n, n), dtype, device) for _ in sums] for _ in range(2))
+            kernel(matrices, sums, tiling, found, scaling=scaling)
             triton_sums(matrices, sums, tiling, expected, scaling=scaling)
             yield from (differing(D, E.cpu()) for D, E in zip(found, expected, strict=True))
         tiles = device_programs(n, 1, tiling.block, tiling.tail, device).shape[0]
-        squares, D = torch.empty(batch, tiles, device=device), empty_rows((batch, n, n), shape.dtype, device)
-        hopper_small_sums(Matrices(M=X, N=X), (SumTerms(),), tiling, [D], squares=squares)
+        squares, D = torch.empty(batch, tiles, device=device), empty_rows((batch, n, n), dtype, device)
+        kernel(Matrices(M=self.X, N=self.X), (SumTerms(),), tiling, [D], squares=squares)
         yield distance(squares.sum(-1)[:, None, None], D.cpu().double().square().sum((-2, -1), keepdim=True), 1e-5)
 
 
@@ -149,13 +156,19 @@ def gluon_words(device: torch.device) -> Iterator[Found]:
             hopper_word(call, inputs, Outputs(word=found), cut)
             triton_launch(call, inputs, Outputs(word=expected), cut)
             yield from same_words(found, expected, beside=inputs.partner is not None)
-        X, B = drawn_word(shape, tiling, seed=0), drawn_word(shape, tiling, seed=1)
-        scale = torch.full((shape.batch,), 1.7, device=device)
-        finals = [empty_aligned((shape.batch, shape.n, shape.n), torch.float32, device) for _ in range(2)]
-        for launch, final in zip((hopper_word, triton_launch), finals, strict=True):
-            outputs = Outputs(final=final, scale=scale, p=2)
-            launch(Call(kind=PRODUCT.value, factor=0.9), Inputs(M=X, N=B, trace=None), outputs, tiling)
-        yield differing(finals[0], finals[1].cpu())
+        found_final, expected_final = finals_by(hopper_word, shape, tiling)
+        yield differing(found_final, expected_final.cpu())
+
+
+def finals_by(kernel: Callable[..., None], shape: Shape, tiling: Tiling) -> tuple[Tensor, Tensor]:
+    """A root's last product, in float32: by `kernel` and by Triton's."""
+    X, B = drawn_word(shape, tiling, seed=0), drawn_word(shape, tiling, seed=1)
+    scale = torch.full((shape.batch,), 1.7, device=shape.device)
+    found, expected = (empty_aligned((shape.batch, shape.n, shape.n), torch.float32, shape.device) for _ in range(2))
+    for launch, final in ((kernel, found), (triton_launch, expected)):
+        outputs = Outputs(final=final, scale=scale, p=2)
+        launch(Call(kind=PRODUCT.value, factor=0.9), Inputs(M=X, N=B, trace=None), outputs, tiling)
+    return found, expected
 
 
 def gluon_split(device: torch.device) -> Iterator[Found]:
@@ -192,13 +205,8 @@ def gluon_small_words(device: torch.device) -> Iterator[Found]:
             triton_launch(call, inputs, Outputs(word=expected), cut)
             hopper_small_word(call, inputs, Outputs(word=found), cut)
             yield from alike_words(found, expected)
-        X, B = drawn_word(shape, tiling, seed=0), drawn_word(shape, tiling, seed=1)
-        scale = torch.full((shape.batch,), 1.7, device=device)
-        finals = [empty_aligned((shape.batch, shape.n, shape.n), torch.float32, device) for _ in range(2)]
-        for launch, final in zip((hopper_small_word, triton_launch), finals, strict=True):
-            outputs = Outputs(final=final, scale=scale, p=2)
-            launch(Call(kind=PRODUCT.value, factor=0.9), Inputs(M=X, N=B, trace=None), outputs, tiling)
-        yield distance(finals[0], finals[1].cpu().double(), 1e-6)
+        found_final, expected_final = finals_by(hopper_small_word, shape, tiling)
+        yield distance(found_final, expected_final.cpu().double(), 1e-6)
 
 
 def alike_words(found: Word, expected: Word) -> Iterator[Found]:
