@@ -28,9 +28,11 @@ from iroot.kernels.words import PRODUCT, QUADRATIC, UPDATE
 _BOTH = (SumTerms(P=0.7, T=-1.3, Z=0.6, identity=0.25), SumTerms(P=-0.4, T=0.9, Z=1.1, identity=-0.5))
 _ONE, _OTHER = _BOTH[:1], _BOTH[1:]
 
+_Launch = tuple[Matrices, tuple[SumTerms, ...], Scaling]
+
 
 def gluon_sums(device: torch.device) -> Iterator[Found]:
-    """Hopper's sums bit for bit against Triton's: every number of addends and results, every scaling, sums of squares."""
+    """Hopper's sums bit for bit against Triton's: all addends, results, scalings, and sums of squares."""
     from iroot.kernels.hopper_sum import hopper_sums
 
     for shape, tiling in zip(shapes(device), cycle(GRADED_TILINGS[:2]), strict=False):
@@ -62,7 +64,7 @@ class _DrawnSums:
         self.S, self.T, self.Z = (padded(M + M.mT, shape) for M in others)
         self.addends: tuple[dict[str, Tensor], ...] = ({}, {"T": self.T}, {"Z": self.Z}, {"T": self.T, "Z": self.Z})
 
-    def scaled(self, last: tuple[SumTerms, ...]) -> list[tuple[Matrices, tuple[SumTerms, ...], Scaling]]:
+    def scaled(self, last: tuple[SumTerms, ...]) -> list[_Launch]:
         """A launch of every scaling, in the order in which a step has them; the last one leaves `last`."""
         X, S, T, Z, batch, device = self.X, self.S, self.T, self.Z, self.shape.batch, self.shape.device
         unit, norms = torch.full((batch,), 0.5, device=device), torch.full((batch, 9), 3.0, device=device)
@@ -75,7 +77,7 @@ class _DrawnSums:
     def compared(
         self,
         kernel: Callable[..., None],
-        launches: list[tuple[Matrices, tuple[SumTerms, ...], Scaling]],
+        launches: list[_Launch],
         tiling: Tiling,
     ) -> Iterator[Found]:
         """Every launch by `kernel` and by Triton's, and the sums of squares that a Gram product leaves."""
