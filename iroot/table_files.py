@@ -13,7 +13,8 @@ Two kinds, both TOML. `schema = "iroot-polar/1"` holds odd quintics for the pola
     [[step]]      degree, lower, upper, chebyshev, true_lower, true_upper, low, high, as in `iroot.schedules.Step`
     [provenance]  command, created, versions
 
-The tables shipped with the library lie in `iroot/shipped/`, each written by the command its provenance names.
+The tables shipped with the library lie in `iroot/shipped/`, each written by the command its provenance names; that of
+`iroot.squares`, which reads it, is of a third kind.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from iroot.coefficients import NAMED_TABLES, MadeFor, NamedTable
 from iroot.errors import InvalidInputError, UnknownNameError
 from iroot.file_values import FileValues, is_finite
 from iroot.schedules import Design, Interval, Schedule, Step, make_step
+from iroot.squares import SHIPPED_FILE as SQUARES_FILE
 
 POLAR_SCHEMA = "iroot-polar/1"
 SCHEDULE_SCHEMA = "iroot-schedule/1"
@@ -117,7 +119,8 @@ def find_table(name_or_path: str) -> NamedTable:
 @cache
 def shipped_tables() -> dict[str, NamedTable]:
     """The tables in `iroot/shipped/`, by name."""
-    tables = (read_polar_table(path) for path in sorted(SHIPPED_FOLDER.glob(f"*{SUFFIX}")))
+    paths = (path for path in sorted(SHIPPED_FOLDER.glob(f"*{SUFFIX}")) if path.name != SQUARES_FILE.name)
+    tables = map(read_polar_table, paths)
     return {table.name: table for table in tables}
 
 

@@ -1,0 +1,158 @@
+"""Odd polynomials of degree 33 in four squares: X <- X q(X X^T), q of degree 16.
+
+With Z = 2 X X^T - I, the largest singular value 1,
+
+    T = t_S Z^2 + t_Z Z + t_I I
+    L = T^2 + l_T T + l_Z Z + l_I I
+    M = L^2 + m_T T + m_Z Z + m_I I
+    B = M^2 + b_L L + b_Z Z,  X' = a X + B X,
+
+four squares between the Gram product and the last product. A polynomial of degree 16 takes 15 products by Horner's rule
+and 6 by Paterson and Stockmeyer (1973); a step of degree 17 (`iroot.odd_steps`) takes 3 for degree 8. No square has
+more than two addends beside the identity. Of the 12 numbers 11 are free: t_I moves into the others (L, as a polynomial
+in T, may be shifted) and is there for rounding alone. A polynomial of degree 16 has 17 coefficients, yet what the form
+loses is small: over [0.003, 1] its smallest max |1 - s q(s^2)| found is 0.8537, where that of all polynomials of degree
+16 is 0.8489 (`iroot.minimax`).
+
+The numbers are no formula's: `ci/fit_squares.py` fits them for each ratio of a table, by sequential quadratic
+programming, to a small error at a small amplification of rounding.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from bisect import bisect_right
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from iroot.errors import InvalidInputError
+from iroot.file_values import FileValues, is_finite
+from iroot.minimax import Array
+
+SCHEMA = "iroot-squares/1"
+SHIPPED_FILE = Path(__file__).parent / "shipped" / "squares.toml"
+SMALLEST_RATIO = 0.001
+"""Of the shipped table; a test compares."""
+
+Two = tuple[float, float]
+Three = tuple[float, float, float]
+_MAX_ENTRIES = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Squares:
+    """One step X <- a X + B X in the form above, for singular values in [ratio, 1].
+
+    Attributes:
+        ratio: smallest over largest singular value that it was fitted for.
+        error: max |1 - s q(s^2)| over [ratio, 1]; singular values end in [1 - error, 1 + error].
+        amplification: of rounding to first order, in units of the largest singular value after the step. An error of
+            matrix V in {Z, T, L, M, B}, of 2-norm u max |V|, adds to B its entries times the two-point derivative K_V,
+            and to B X at most s_j of that: (sum over V of (max |V| max_ij |K_V(s_i, s_j)| max(s_i, s_j))^2)^(1/2) /
+            (1 + error), the maxima over [0, 1]. For unit roundoff u the largest error expected is u times it.
+        inner: t_S, t_Z, t_I.
+        left: l_T, l_Z, l_I, of L.
+        right: m_T, m_Z, m_I, of M.
+        last: b_L, b_Z.
+        constant: a.
+    """
+
+    ratio: float
+    error: float
+    amplification: float
+    inner: Three
+    left: Three
+    right: Three
+    last: Two
+    constant: float
+
+    def at(self, s: Array) -> Array:
+        """s q(s^2), evaluated as the matrices are."""
+        return s * self._factor(s * s)
+
+    @property
+    def slope(self) -> float:
+        """q(0): what small singular values, and rounding in their directions, are multiplied by."""
+        return float(self._factor(np.zeros(1))[0])
+
+    def _factor(self, y: Array) -> Array:
+        """q(y)."""
+        Z: Array = 2.0 * y - 1.0
+        T: Array = self.inner[0] * Z * Z + self.inner[1] * Z + self.inner[2]
+        L: Array = T * T + self.left[0] * T + self.left[1] * Z + self.left[2]
+        M: Array = L * L + self.right[0] * T + self.right[1] * Z + self.right[2]
+        total: Array = M * M + self.last[0] * L + self.last[1] * Z + self.constant
+        return total
+
+
+def squares_for(lower: float) -> Squares:
+    """The shipped step of the largest ratio that is at most `lower`.
+
+    Args:
+        lower: smallest over largest singular value, in [SMALLEST_RATIO, 1). Beyond the table the last entry serves.
+
+    Raises:
+        InvalidInputError: `lower` is outside this range.
+    """
+    if not SMALLEST_RATIO <= lower < 1.0:
+        raise InvalidInputError(
+            f"lower must be in [{SMALLEST_RATIO}, 1) for a step of degree 33, got {lower}; "
+            "take steps of degree 17 or lower below it"
+        )
+    entries = tabulated()
+    return entries[bisect_right(entries, lower, key=lambda entry: entry.ratio) - 1]
+
+
+@cache
+def tabulated() -> tuple[Squares, ...]:
+    """The shipped steps, by rising ratio."""
+    return read_squares(SHIPPED_FILE)
+
+
+def read_squares(path: Path) -> tuple[Squares, ...]:
+    """Read and check a table that `ci/fit_squares.py` wrote.
+
+    Raises:
+        InvalidInputError: the file cannot be read, is not of this kind, or its values are out of range.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidInputError(f"{path}: cannot read the table: {error.strerror}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidInputError(f"{path}: a table must be TOML in UTF-8: {error}") from None
+    data = FileValues(path=path, place="", values=values)
+    if values.get("schema") != SCHEMA:
+        raise data.defect("schema", f"'{SCHEMA}', as ci/fit_squares.py writes it", values.get("schema"))
+    entries = tuple(_read_entry(data.inner("entry", each)) for each in data.list("entry", most=_MAX_ENTRIES))
+    ratios = [entry.ratio for entry in entries]
+    if any(later <= earlier for earlier, later in pairwise(ratios)):
+        raise data.defect("entry", "in order of rising ratio", ratios)
+    return entries
+
+
+def _read_entry(entry: FileValues) -> Squares:
+    inner, left, right, last = (
+        _numbers(entry, *each) for each in (("inner", 3), ("left", 3), ("right", 3), ("last", 2))
+    )
+    return Squares(
+        ratio=entry.number("ratio", 1e-6, 1.0),
+        error=entry.number("error", 0.0, 1.0),
+        amplification=entry.number("amplification", 0.0, 1e6),
+        inner=(inner[0], inner[1], inner[2]),
+        left=(left[0], left[1], left[2]),
+        right=(right[0], right[1], right[2]),
+        last=(last[0], last[1]),
+        constant=entry.number("constant", -1e6, 1e6),
+    )
+
+
+def _numbers(entry: FileValues, key: str, count: int) -> list[float]:
+    values = entry.list(key, most=count)
+    if len(values) != count or not all(is_finite(value) for value in values):
+        raise entry.defect(key, f"{count} finite numbers", values)
+    return [float(value) for value in values]
