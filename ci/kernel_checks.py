@@ -232,6 +232,7 @@ def separate_odd(device: torch.device) -> Iterator[Found]:
     # Rounding to bfloat16 can take most of what steps for singular values from 0.003 give: they are for float16.
     schedules: tuple[tuple[tuple[OddStep, ...], StepBound, torch.dtype | None], ...] = (
         (polar_schedule(3e-3, steps=3, degrees=(5, 17, 17)), SCHATTEN8, torch.float16),
+        (polar_schedule(6e-3, steps=2, degrees=(33,), safety=1.03), SCHATTEN8, torch.float16),
         (polar_schedule(0.018, steps=2, degrees=(9, 17)), SCHATTEN8, None),
         (polar_schedule(0.2, steps=1, degrees=(17,)), GRAM, None),
         (published, GRAM, None),

@@ -1,4 +1,4 @@
-"""Steps of `polar_express` that an rtol asks for: the cheapest sequence of degrees 5, 9 and 17, and what it states.
+"""Steps of `polar_express` that an rtol asks for: the cheapest sequence of degrees 5 to 33, and what it states.
 
 Every sequence of few steps is ordered by its FLOP, low degrees first: their slopes are small while the singular values
 are, and rounding is amplified least. The first whose composition leaves rounding its part of rtol is taken.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from iroot.odd_steps import DEGREES, Degree, OddStep
+from iroot.odd_steps import DEGREES, SYMMETRIC_PRODUCTS, Degree, OddStep
 from iroot.polar_schedules import polar_schedule
 from iroot.precision import get_precision
 from iroot.registry import MethodSpec, Workload
@@ -29,12 +29,12 @@ _CUSHION = 0.02407
 _SAFETY = 1.01
 _LARGEST_SAFETY = 1.1
 _MOST_QUINTICS = 25
-_MOST = {5: 3, 9: 2, 17: 7}
-"""Steps of each degree in a sequence that mixes them: 17 multiplies the smallest singular value most per product."""
-_LEAST: dict[Degree, float] = {5: 0.62, 9: 0.49, 17: 0.37}
+_MOST: dict[Degree, int] = {5: 3, 9: 2, 17: 7, 33: 5}
+"""Steps of each degree in a sequence that mixes them: the higher ones multiply the smallest singular value most."""
+_LEAST: dict[Degree, float] = {5: 0.62, 9: 0.49, 17: 0.37, 33: 0.27}
 """A step of degree d made for [l, 1] leaves an error of this times ((1 - l) / (1 + l))^((d + 1) / 2) and more (tests).
 """
-_UNITS: dict[Degree, float] = {5: 4.0, 9: 4.0, 17: 8.0}
+_UNITS: dict[Degree, float] = {5: 4.0, 9: 4.0, 17: 8.0, 33: 8.0}
 """Of rounding in the last step and in U: see `polar_rounding`."""
 
 
@@ -131,7 +131,7 @@ def _ordered(aspect: float, degrees: tuple[Degree, ...]) -> tuple[tuple[Degree, 
 
     def flops(sequence: tuple[Degree, ...]) -> tuple[float, int]:
         # Gram product and the last one, and the symmetric ones between; of equal ones the fewer steps.
-        return sum(3.0 * aspect + {5: 1, 9: 2, 17: 3}[degree] for degree in sequence), len(sequence)
+        return sum(3.0 * aspect + SYMMETRIC_PRODUCTS[degree] - 1 for degree in sequence), len(sequence)
 
     return (*sorted((mixed - {()}) | quintics, key=flops), (DEGREES[0],) * _MOST_QUINTICS)
 
@@ -157,7 +157,7 @@ def _growth(degree: Degree) -> float:
 
 
 def _safety(sequence: tuple[Degree, ...], lower: float, workload: Workload) -> float:
-    """As much as rounding may push the largest singular value up before a step of degree 9 or 17."""
+    """As much as rounding may push the largest singular value up before a step of degree 9 or more."""
     from iroot.methods._polar import excess
 
     u = get_precision(workload.precision).unit_roundoff

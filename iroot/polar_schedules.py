@@ -12,9 +12,11 @@ from iroot.schedules import SMALLEST_LOWER, Design, Schedule, compose, compose_s
 
 
 def check_odd_degrees(degrees: tuple[int, ...]) -> None:
-    """Raise InvalidInputError unless `degrees` holds 5, 9 and 17 only, at least one."""
+    """Raise InvalidInputError unless `degrees` holds 5, 9, 17 and 33 only, at least one."""
     if isinstance(degrees, str) or not degrees or any(degree not in DEGREES for degree in degrees):
-        raise InvalidInputError(f"degrees must hold 5, 9 or 17 for each step in order, at least one, got {degrees!r}")
+        raise InvalidInputError(
+            f"degrees must hold 5, 9, 17 or 33 for each step in order, at least one, got {degrees!r}"
+        )
 
 
 @lru_cache(maxsize=1024)
@@ -29,13 +31,14 @@ def polar_schedule(
 ) -> tuple[OddStep, ...]:
     """Minimax odd steps for singular values in [lower, 1].
 
-    A step of degree 17 so late that its terms of degree 15 and 17 are rounding noise is one of degree 9.
+    A step of degree 17 so late that its terms of degree 15 and 17 are rounding noise is one of degree 9. A step of
+    degree 33 is the tabulated one of largest ratio that is small enough (`iroot.squares`).
 
     Args:
         lower: smallest over largest singular value, in [1e-6, 1).
         steps: how many, or
         target: steps until max |1 - s| is at most this. Exactly one of the two.
-        degrees: 5, 9 or 17 of the steps in order; the last one repeats.
+        degrees: 5, 9, 17 or 33 of the steps in order; the last one repeats.
         cushion: in units of s, as in arXiv 2505.16932 (its published list has 0.02407).
         safety: deflation of all but the last step, s -> s / safety.
 

@@ -19,9 +19,13 @@ import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import numpy as np
+from numpy.polynomial import chebyshev
+
 from iroot.errors import InvalidInputError
 from iroot.factored import Factored, factor
 from iroot.minimax import Minimax, unit_minimax
+from iroot.squares import Squares, squares_for
 
 MAX_STEPS = 60
 SMALLEST_LOWER = 1e-12
@@ -44,6 +48,7 @@ class Step:
         low, high: the range of y^(1/p) q(y) over [true_lower, true_upper].
         error: max(|1 - low|, |high - 1|).
         factored: for degree 8, q in three products; None where T_7 and T_8 are rounding noise and degree 6 does.
+        squares: for degree 16, q in four squares.
     """
 
     p: int
@@ -57,6 +62,7 @@ class Step:
     low: float
     high: float
     factored: Factored | None = None
+    squares: Squares | None = None
 
     @property
     def error(self) -> float:
@@ -114,6 +120,7 @@ class _Reach:
     Attributes:
         interval: of the spectrum.
         safety: of the deflation.
+        squares: the polynomial of degree 16.
     """
 
     interval: Interval
@@ -122,6 +129,7 @@ class _Reach:
     scale: float
     low: float
     high: float
+    squares: Squares | None = None
 
     @property
     def error(self) -> float:
@@ -135,7 +143,7 @@ class Design:
     Attributes:
         p: the root, >= 1.
         lower: smallest eigenvalue of the first Y, 1e-12 <= lower < 1; its largest is 1 + headroom.
-        degrees: of the steps in order; the last one repeats.
+        degrees: of the steps in order, 1 to 8, or for p = 2 also 16; the last one repeats.
         cushion: smallest l / u a step is designed for, in [0, 1).
         safety: deflation of all but the last step, >= 1.
         headroom: >= 0.
@@ -153,8 +161,10 @@ class Design:
             raise InvalidInputError(f"p must be an integer >= 1, got {self.p}")
         if not SMALLEST_LOWER <= self.lower < 1.0:
             raise InvalidInputError(f"lower must be in [{SMALLEST_LOWER}, 1), got {self.lower}")
-        if not self.degrees or any(not 1 <= degree <= 8 for degree in self.degrees):
-            raise InvalidInputError(f"degrees must be integers from 1 to 8, at least one, got {self.degrees}")
+        if not self.degrees or any(not (1 <= degree <= 8 or (degree, self.p) == (16, 2)) for degree in self.degrees):
+            raise InvalidInputError(
+                f"degrees must be integers from 1 to 8, or 16 for p = 2, at least one, got {self.degrees}, p={self.p}"
+            )
         if not 0.0 <= self.cushion < 1.0:
             raise InvalidInputError(f"cushion must be in [0, 1), got {self.cushion}")
         if not 1.0 <= self.safety <= 2.0:
@@ -260,14 +270,37 @@ def _reach(design: Design, degree: int, interval: Interval, *, safety: float) ->
     """The minimax polynomial for a spectrum in `interval`, with the design's cushion and this deflation."""
     p, ratio = design.p, interval.lower / interval.upper
     # Over [l / u, 1]: the steps whose l / u is below the cushion share one polynomial.
-    best = unit_minimax(p, max(ratio, design.cushion), degree)
+    best, squares = _polynomial(p, max(ratio, design.cushion), degree)
     # Up to the designed lower end y^(1/p) q(y) rises from 0, and there it is 1 - E: the value at `ratio` is the
     # smallest. It is evaluated, since 1 - E has no digits left where E is near 1. Nowhere is it above 1 + E.
     y = ratio / safety**p
     low = y ** (1.0 / p) * _series(best.chebyshev, (2.0 * y - 1.0 - best.lower) / (1.0 - best.lower))
+    if squares is not None:
+        low = min(low, 1.0 - best.error)  # it may be made for a smaller ratio, and past that it falls again
     high = 1.0 + best.error
     scale = 2.0 / (low + high) if design.cushion > ratio else 1.0
-    return _Reach(interval=interval, best=best, safety=safety, scale=scale, low=scale * low, high=scale * high)
+    return _Reach(
+        interval=interval, best=best, safety=safety, scale=scale, low=scale * low, high=scale * high, squares=squares,
+    )  # fmt: skip
+
+
+def _polynomial(p: int, ratio: float, degree: int) -> tuple[Minimax, Squares | None]:
+    """The best polynomial over [ratio, 1]; of degree 16 a tabulated one in squares, over [0, 1]."""
+    if degree != 16:
+        return unit_minimax(p, ratio, degree), None
+    squares = squares_for(math.sqrt(ratio))
+    return _expanded(squares), squares
+
+
+@lru_cache(maxsize=128)
+def _expanded(squares: Squares) -> Minimax:
+    """In the Chebyshev basis of [0, 1]."""
+    z = chebyshev.chebpts1(17)
+    s = np.sqrt(0.5 + 0.5 * z)
+    series = chebyshev.chebfit(z, squares.at(s) / s, 16)
+    return Minimax(
+        p=2, degree=16, lower=0.0, upper=1.0, chebyshev=tuple(series.tolist()), error=squares.error, extrema=()
+    )  # fmt: skip
 
 
 def _step(p: int, reach: _Reach) -> Step:
@@ -277,7 +310,23 @@ def _step(p: int, reach: _Reach) -> Step:
     factor = reach.scale / reach.safety * upper ** (-1.0 / p)
     basis = Interval(lower=best.lower * stretched, upper=stretched)
     coefficients = tuple(factor * value for value in best.chebyshev)
-    return make_step(p, basis, coefficients, true=reach.interval, low=reach.low, high=reach.high)
+    step = make_step(p, basis, coefficients, true=reach.interval, low=reach.low, high=reach.high)
+    return step if reach.squares is None else replace(step, squares=_scaled(reach.squares, factor))
+
+
+def _scaled(squares: Squares, factor: float) -> Squares:
+    """factor q: T, L and R^2 take the eighth root, the fourth root and all of it."""
+    root = factor**0.125
+    T_right, *right = squares.right
+    T_left, *left = squares.left
+    return replace(
+        squares,
+        inner=tuple(root * value for value in squares.inner),
+        left=(root * T_left, *(root**2 * value for value in left)),
+        right=(root**3 * T_right, *(root**4 * value for value in right)),
+        last=(root**6 * squares.last[0], factor * squares.last[1]),
+        constant=factor * squares.constant,
+    )
 
 
 def make_step(

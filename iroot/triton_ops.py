@@ -17,7 +17,7 @@ from iroot.graded_steps import WordStep
 from iroot.kernels.families import is_served
 from iroot.kernels.graded_root import graded_root, square_bound, variants
 from iroot.kernels.multiply_add import beats_addmm, multiply_add
-from iroot.kernels.odd_persistent import persistent_odd_steps
+from iroot.kernels.odd_persistent import MOST_PERSISTENT, persistent_odd_steps
 from iroot.kernels.odd_persistent import suits as suits_persistent
 from iroot.kernels.odd_products import odd_products
 from iroot.kernels.operands import OPERAND_DTYPES, TRITON_DTYPES, processors
@@ -177,11 +177,13 @@ class TritonOps(TritonSymmetricOps):
         m, n = G.shape[-2:]
         degrees = tuple(step.degree for step in steps)
         layout = ("odd_products", G.shape, G.stride(), G.dtype, bound.norm, degrees)
-        choice = self._choose(layout, 2.0 * G.numel() * min(m, n))
+        in_one = max(degrees) <= MOST_PERSISTENT
+        # What the one kernel does not have goes by launches at any size: seven a step, and 30 calls of the library.
+        choice = self._choose(layout, 2.0 * G.numel() * min(m, n) if in_one else math.inf)
         result = None if choice == "library" else odd_products(G, steps, bound=bound, dtype=self.storage)
         if choice == "kernel":
             return result
-        if self._capturing() or not suits_persistent(m, n, G.shape[:-2].numel(), processors(G.device)):
+        if self._capturing() or not in_one or not suits_persistent(m, n, G.shape[:-2].numel(), processors(G.device)):
             return None
         return persistent_odd_steps(G, steps, bound=bound, dtype=self.storage)
 

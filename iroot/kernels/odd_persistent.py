@@ -21,7 +21,7 @@ from iroot.kernels.grid_barrier import COUNTER_STRIDE
 from iroot.kernels.odd_kernel import SLOTS, TABLE_WIDTH, begin_kernel, steps_kernel
 from iroot.kernels.operands import OPERAND_DTYPES, TRITON_DTYPES, descriptor, processors
 from iroot.kernels.rehearsal import on_grid, rehearse
-from iroot.odd_steps import FROBENIUS, Addends, OddStep, StepBound
+from iroot.odd_steps import FROBENIUS, Addends, Degree, OddStep, StepBound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,9 @@ class StepTiles:
 SMALL = StepTiles(block=64, rows=64, columns=64, block_k=128, warps=4, stages=4, loads="copy_engine")
 MEDIUM = StepTiles(block=64, rows=64, columns=128, block_k=64, warps=4, stages=4)
 STEP_TILES = (MEDIUM, SMALL)
+
+MOST_PERSISTENT: Degree = 17
+"""The highest degree that the kernel has."""
 
 # A larger matrix outlasts its launches. In several waves the separate kernels' larger tiles are faster: sixteen of
 # 1024 x 1024 take them 879 us, and five quintics in this one 1270 (H100, 2026-11-23).
@@ -129,7 +132,7 @@ def persistent_odd_steps(
 
     Args:
         G: (..., m, n) float32, bfloat16 or float16, any strides.
-        steps: at least one.
+        steps: at least one, of degree 17 at most.
         bound: what G is divided by.
         dtype: bfloat16 or float16; by default G's.
         plan: kernel configuration; by default `choose_step_plan`'s.
@@ -138,7 +141,7 @@ def persistent_odd_steps(
         (..., m, n) in `dtype`, a view into memory that is padded and holds the iterate before as well.
 
     Raises:
-        InvalidInputError: a dtype is none of these, G has no rows or columns, or there are no steps.
+        InvalidInputError: a dtype is none of these, G has no rows or columns, or there are no steps or higher ones.
     """
     held = G.dtype if dtype is None else dtype
     if G.dtype not in TRITON_DTYPES or held not in OPERAND_DTYPES or G.ndim < 2 or 0 in G.shape[-2:]:
@@ -148,6 +151,10 @@ def persistent_odd_steps(
         )
     if not steps:
         raise InvalidInputError("steps must hold at least one step, got none")
+    if (highest := max(step.degree for step in steps)) > MOST_PERSISTENT:
+        raise InvalidInputError(
+            f"steps in one kernel are of degree {MOST_PERSISTENT} at most, got {highest}; use odd_products"
+        )
     tall = G.shape[-2] > G.shape[-1]
     wide = G.mT if tall else G
     stack = wide.reshape(-1, *wide.shape[-2:])
@@ -238,7 +245,7 @@ def _factors(product: float, addends: Addends = _NONE, second: Addends = _NONE) 
 def reference_odd_steps(
     G: Tensor, steps: Sequence[OddStep], *, bound: StepBound = FROBENIUS, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """What `persistent_odd_steps` computes, by the library in float32, rounded where the kernel rounds.
+    """What `persistent_odd_steps` computes, by the library in float32, rounded where the kernel rounds; any degree.
 
     In float64 without rounding for such a G.
     """
@@ -289,11 +296,14 @@ def _multiplier(S: Tensor, Z: Tensor, step: OddStep, dtype: torch.dtype) -> Tens
     if step.degree == 5:
         return T
     Z = _rounded(Z, dtype)
-    product = T @ T
+    if step.degree == 9:
+        return _rounded(_with(step.sign * (T @ T), T, Z, step.last), dtype)
+    L = _rounded(_with(T @ T, T, Z, step.left), dtype)
     if step.degree == 17:
-        L, R = (_rounded(_with(product, T, Z, addends), dtype) for addends in (step.left, step.right))
-        product = _mirrored(L @ R)
-    return _rounded(_with(step.sign * product, T, Z, step.last), dtype)
+        R = _rounded(_with(T @ T, T, Z, step.right), dtype)
+        return _rounded(_with(step.sign * _mirrored(L @ R), T, Z, step.last), dtype)
+    R = _rounded(_with(L @ L, T, Z, step.right), dtype)
+    return _rounded(_with(step.sign * (R @ R), L, Z, step.last), dtype)
 
 
 def _with(product: Tensor, T: Tensor, Z: Tensor, addends: Addends) -> Tensor:

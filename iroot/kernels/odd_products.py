@@ -1,4 +1,4 @@
-"""Odd steps of degree 5, 9 and 17 in fused products, launch by launch: for matrices and stacks that fill the GPU.
+"""Odd steps of degree 5, 9, 17 and 33 in fused products, launch by launch: for matrices and stacks that fill the GPU.
 
 Beside two passes over G that normalise it, a step takes one launch per product, and a first step one more, without a
 product, for the `schatten8` bound:
@@ -6,6 +6,7 @@ product, for the `schatten8` bound:
     degree 5:   A,  B,  X'
     degree 9:   Z,  T,  B,  X'
     degree 17:  Z,  T,  (L, R),  B,  X'
+    degree 33:  Z,  T,  L,  R,  B,  X'
 
 in the notation of `iroot.odd_steps`. A first step with a bound of its own keeps A = X X^T instead of Z, with the mean
 diagonal of A at 1, and puts Z = stretch u A + shift I into every sum; u = 1 / bound^2 stays on the device, and what u
@@ -185,6 +186,10 @@ class _Iteration:
         if step.degree == 17:
             L, R = self._sums(basis, matrices, (_terms(step.left), _terms(step.right)))
             matrices = replace(matrices, M=L, N=R)
+        if step.degree == 33:
+            (L,) = self._sums(basis, matrices, (_terms(step.left),))
+            (R,) = self._sums(basis, replace(matrices, M=L, N=L), (_terms(step.right),))
+            matrices = replace(matrices, M=R, N=R, T=L)
         (B,) = self._sums(basis, matrices, (replace(_terms(step.last), P=step.sign),))
         return B
 
@@ -194,12 +199,23 @@ class _Iteration:
         if basis.squared is not None:
             assert basis.unit is not None
             return combine(basis.squared, rewritten, basis.unit, margin=self._bound.margin)
-        matrices = Matrices(M=basis.A, N=basis.A, Z=basis.A)
+        matrices = _read(Matrices(M=basis.A, N=basis.A, Z=basis.A), (rewritten,))
         (T,) = symmetric_sums(matrices, (rewritten,), self._tiling, scaling=basis.square)
         return T
 
     def _sums(self, basis: _Basis, matrices: Matrices, sums: tuple[SumTerms, ...]) -> tuple[Tensor, ...]:
-        return symmetric_sums(matrices, tuple(map(basis.terms, sums)), self._tiling, scaling=basis.later)
+        return symmetric_sums(
+            _read(matrices, sums), tuple(map(basis.terms, sums)), self._tiling, scaling=basis.later
+        )  # fmt: skip
+
+
+def _read(matrices: Matrices, sums: tuple[SumTerms, ...]) -> Matrices:
+    """Without the addends that no sum has."""
+    return replace(
+        matrices,
+        T=matrices.T if any(terms.T for terms in sums) else None,
+        Z=matrices.Z if any(terms.Z for terms in sums) else None,
+    )
 
 
 def _terms(addends: Addends) -> SumTerms:

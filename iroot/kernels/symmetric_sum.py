@@ -313,7 +313,7 @@ def is_for_gluon(matrices: Matrices, tiling: Tiling) -> bool:
     if tiling.block != 128 or tiling.tail not in (0, 32) or lacks_gluon(device):
         return False
     tiles = len(schedule(n, batches, tiling.block, tiling.tail))
-    return tiles <= MOST_WAVES * processors(device) or (matrices.addends == 2 and depth <= LONG_DEPTH)
+    return tiles <= MOST_WAVES * processors(device) or (matrices.addends > 0 and depth <= LONG_DEPTH)
 
 
 MOST_SMALL_WAVES = 1.05

@@ -62,13 +62,17 @@ def _multiplier(A: Tensor, step: OddStep, ops: Ops) -> Tensor:
 
 
 def _upper(Z: Tensor, S: Tensor, step: OddStep, ops: Ops) -> Tensor:
-    """B of degree 9 or 17 from Z and S = Z^2."""
+    """B of degree 9, 17 or 33 from Z and S = Z^2."""
     T = _shifted(_sum((S, step.inner.S), (Z, step.inner.Z)), step.inner.identity, ops)
     product = ops.matmul_wide(T, T)
+    if step.degree == 9:
+        return _with(product.mul_(step.sign), T, Z, step.last, ops)
+    L = _with(product, T, Z, step.left, ops)
     if step.degree == 17:
-        L, R = (_with(product, T, Z, addends, ops) for addends in (step.left, step.right))
-        product = ops.matmul_wide(L, R)
-    return _with(product.mul_(step.sign), T, Z, step.last, ops)
+        R = _with(product, T, Z, step.right, ops)
+        return _with(ops.matmul_wide(L, R).mul_(step.sign), T, Z, step.last, ops)
+    R = _with(ops.matmul_wide(L, L), T, Z, step.right, ops)
+    return _with(ops.matmul_wide(R, R).mul_(step.sign), L, Z, step.last, ops)
 
 
 def _with(product: Tensor, T: Tensor, Z: Tensor, addends: Addends, ops: Ops) -> Tensor:

@@ -179,7 +179,7 @@ def polar_accuracy(workload: Workload, recipe: Recipe) -> float | None:
     [lower sigma_max / bound, 1], plus (8 u + sqrt(s) u_sum) times the amplification of a small singular value's
     direction: at most the product of all a_t, and at most 1 / smallest. Largest rounding error measured in these units
     (logspace spectra to 1e6, up to 512 x 512, 3 to 12 steps, CPU, 2026-11): 2.5 u in bfloat16 and float16, 14 u in
-    float32. Before a step of degree 9 or 17 the largest singular value is taken as far up as rounding may push it. Of
+    float32. Before a step of degree 9 or more the largest singular value is taken as far up as rounding may push it. Of
     5904 statements for one to three steps, some of degree 9 or 17, in float16 and bfloat16 none was exceeded, and 0.88
     of one reached (six spectra, random, diagonal and rotation vectors, n = 48, CPU emulation, 2026-11-23). Per-tensor
     scales state nothing: their step follows the largest element of each operand.
@@ -201,7 +201,7 @@ def rounding_level(workload: Workload) -> float:
     return 8.0 * u + math.sqrt(max(workload.m, workload.n)) * min(u, 2.0**-24)
 
 
-EXCESS: dict[Degree, float] = {5: 1.0, 9: 1.5, 17: 2.5}
+EXCESS: dict[Degree, float] = {5: 1.0, 9: 1.5, 17: 2.5, 33: 2.5}
 """Rounding of one step in the spectral norm, in unit roundoffs times its slope and its largest singular value.
 
 At most 0.8, 1.4 and 2.4 of float16 and bfloat16 emulated: 11 spectra (log-spaced to 1e4, flat, half or all but one of
@@ -223,8 +223,8 @@ def composition_error(steps: Sequence[OddStep], lower: float, *, unit_roundoff: 
     """max |1 - f(s)| over s in [lower, 1] on a grid of 4000 points, f the composition of the steps.
 
     Args:
-        unit_roundoff: of products; beyond its interval a step of degree 9 or 17 is steep, and singular values are then
-            followed from as far above the largest one as rounding may push them.
+        unit_roundoff: of products; beyond its interval a step of degree 9 or more is steep, and singular values are
+            then followed from as far above the largest one as rounding may push them.
     """
     low, high = composition_range(steps, lower, unit_roundoff=unit_roundoff)
     return max(abs(1.0 - low), abs(1.0 - high))

@@ -2,7 +2,7 @@
 
 Amsel, Persson, Musco, Gower 2025, arXiv 2505.16932, algorithm 1, with its cushion (section 3.4) and safety factor;
 the coefficients are computed by this library's own exchange algorithm, for any `lower`, number of steps, and degrees 5
-(theirs), 9 and 17 (`iroot.odd_steps`).
+(theirs), 9 and 17, and by a table for 33 (`iroot.odd_steps`).
 """
 
 from __future__ import annotations

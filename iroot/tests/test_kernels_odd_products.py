@@ -41,7 +41,7 @@ YOU = tuple(map(quintic, named_table("jiacheng_you").take(5)))
 
 
 def steps(*degrees: int, lower: float) -> tuple[OddStep, ...]:
-    inner = tuple({5: 2, 9: 4, 17: 8}[degree] for degree in degrees)
+    inner = tuple({5: 2, 9: 4, 17: 8, 33: 16}[degree] for degree in degrees)
     design = Design(p=2, lower=lower**2, degrees=inner)
     return tuple(odd_step(step) for step in compose_steps(design, steps=len(degrees)).steps)
 
@@ -164,6 +164,9 @@ def test_sums_of_squares_and_scalars(tiling: Tiling) -> None:
         ((3, 40, 120), SINGLE, BRAIN, (9, 17), "small", "gram"),
         ((112, 100), HALF, HALF, (17,), "tiny", "schatten8"),
         ((3, 50, 40), HALF, HALF, (9, 5), "small", "frobenius"),
+        ((96, 96), HALF, HALF, (33, 33), "small", "schatten8"),
+        ((112, 100), SINGLE, HALF, (33,), "tiny", "gram"),
+        ((2, 50, 70), BRAIN, HALF, (5, 33), "small", "frobenius"),
     ],
     ids=str,
 )
@@ -196,7 +199,8 @@ def test_repeated_and_strided_calls_agree_to_the_last_bit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("norm", "degree"), [("frobenius", 17), ("gram", 5), ("gram", 17), ("schatten8", 5), ("schatten8", 9)]
+    ("norm", "degree"),
+    [("frobenius", 17), ("gram", 5), ("gram", 17), ("schatten8", 5), ("schatten8", 9), ("schatten8", 33)],
 )
 def test_zero_stays_zero_beside_another_matrix(degree: int, norm: str) -> None:
     G = torch.stack([torch.zeros(40, 50, dtype=HALF, device=DEVICE), conditioned(40, 50)])
@@ -260,9 +264,10 @@ def test_plans(m: int, n: int, batches: int, tiling: Tiling) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("shape", [(768, 768), (1000, 1000), (2048, 2048), (1024, 4096), (3, 1024, 1024)], ids=str)
-def test_on_the_gpu(shape: tuple[int, ...], norm: str) -> None:
+@pytest.mark.parametrize(("degrees", "lower"), [((5, 17, 17), 0.003), ((33, 33), 0.005)], ids=str)
+def test_on_the_gpu(shape: tuple[int, ...], norm: str, degrees: tuple[int, ...], lower: float) -> None:
     """Twenty calls in a row, each against the first."""
-    G, taken, bound = gaussian(*shape), steps(5, 17, 17, lower=0.003), bound_of(norm)
+    G, taken, bound = gaussian(*shape), steps(*degrees, lower=lower), bound_of(norm, margin=1.03)
     first = odd_products(G, taken, bound=bound, dtype=HALF)
     assert error(first, reference_odd_steps(G.double(), taken, bound=bound)) <= allowed(G, taken, bound, HALF)
     assert all(torch.equal(odd_products(G, taken, bound=bound, dtype=HALF), first) for _ in range(20))

@@ -1,4 +1,4 @@
-"""Steps of degree 5, 9 and 17: their polynomials, their products in every precision, and what they save."""
+"""Steps of degree 5, 9, 17 and 33: their polynomials, their products in every precision, and what they save."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from iroot.polar_schedules import polar_schedule
 from iroot.precision import get_precision, unsupported_reason
 from iroot.registry import Operands, Workload, get_method
 from iroot.schedules import Design, compose_steps
+from iroot.squares import squares_for
 from iroot.tests.test_polar import DEVICE, distance, posed, run, true_factor
 from iroot.torch_ops import FloatingOps
 
 SPEC = get_method("polar", "polar_express")
-MIXES: tuple[tuple[Degree, ...], ...] = ((5, 9, 17), (5, 17, 17), (9, 17), (17, 17), (17, 5))
+MIXES: tuple[tuple[Degree, ...], ...] = ((5, 9, 17), (5, 17, 17), (9, 17), (17, 17), (17, 5), (33, 33), (9, 33))
 SERVED = [name for name in SPEC.precisions if unsupported_reason(get_precision(name), DEVICE) is None]
 LONG = {"steps": 3, "degrees": (5, 17, 17), "lower": 0.003, "cushion": 0.0, "normalisation": "schatten8"}
+EXACT: tuple[Degree, ...] = DEGREES[:3]
+TWO = {"steps": 2, "degrees": (33,), "lower": 0.005, "cushion": 0.0, "normalisation": "schatten8", "safety": 1.03}
 on_a_cpu = pytest.mark.skipif(DEVICE.type == "cuda", reason="emulated precisions are for machines without the unit")
 
 
@@ -31,7 +34,7 @@ on_a_cpu = pytest.mark.skipif(DEVICE.type == "cuda", reason="emulated precisions
 
 
 @pytest.mark.parametrize("lower", [1e-3, 0.05, 0.6])
-@pytest.mark.parametrize("degree", DEGREES)
+@pytest.mark.parametrize("degree", EXACT)
 def test_a_step_is_the_minimax_polynomial(degree: Degree, lower: float) -> None:
     (step,) = polar_schedule(lower, steps=1, degrees=(degree,))
     best = minimax(2, lower**2, 1.0, degree // 2)
@@ -44,11 +47,33 @@ def test_a_step_is_the_minimax_polynomial(degree: Degree, lower: float) -> None:
     assert step.slope == pytest.approx(float(step.at(np.array([1e-7]))[0] * 1e7), rel=1e-6)
 
 
-@pytest.mark.parametrize("degree", DEGREES)
+@pytest.mark.parametrize("degree", EXACT)
 def test_the_ratio_grows_by_the_degree_at_most(degree: Degree) -> None:
     (step,) = polar_schedule(1e-5, steps=1, degrees=(degree,))
     low, high = composition_range((step,), 1e-5)
     assert 0.84 * degree < low / high / 1e-5 <= degree
+
+
+@pytest.mark.parametrize("lower", [0.0013, 0.005, 0.06, 0.2, 0.7])
+def test_a_step_of_degree_33_is_tabulated_for_as_small_values(lower: float) -> None:
+    """Within 15 % of the growth of the best polynomial, of which it has 12 numbers for 17."""
+    best = minimax(2, lower**2, 1.0, 16)
+    (step,) = polar_schedule(lower, steps=1, degrees=(33,))
+    low, high = composition_range((step,), lower)
+    assert max(1.0 - low, high - 1.0) <= squares_for(lower).error * (1 + 1e-6)
+    assert low / high >= 0.85 * (1.0 - best.error) / (1.0 + best.error)
+    first, second = polar_schedule(lower, steps=2, degrees=(33,), safety=1.02)
+    s = np.geomspace(lower, 1.0, 2000)
+    after = first.at(s) * 1.02  # deflated: one more factor in its interval
+    assert after.max() <= 1.02 * (1.0 + squares_for(lower).error) * (1 + 1e-6)
+    assert np.abs(second.at(first.at(s)) - 1.0).max() <= squares_for(min(0.9, 0.999 * low / high / 1.02)).error + 1e-9
+    assert step.slope == pytest.approx(float(step.at(np.array([1e-7]))[0] * 1e7), rel=1e-6)
+
+
+def test_smaller_values_than_the_table_has_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match="take steps of degree 17 or lower below it"):
+        polar_schedule(5e-4, steps=2, degrees=(33,))
+    assert [step.degree for step in polar_schedule(5e-4, steps=2, degrees=(5, 33))] == [5, 33]
 
 
 def test_terms_that_are_rounding_noise_are_left_out() -> None:
@@ -62,7 +87,7 @@ def test_terms_that_are_rounding_noise_are_left_out() -> None:
 
 @pytest.mark.parametrize("degrees", [(), (7,), (5, 8), "5"])
 def test_other_degrees_are_refused(degrees: object) -> None:
-    with pytest.raises(InvalidInputError, match="degrees must hold 5, 9 or 17"):
+    with pytest.raises(InvalidInputError, match="degrees must hold 5, 9, 17 or 33"):
         SPEC.make_options({"degrees": degrees})
 
 
@@ -168,12 +193,23 @@ def test_one_graph_for_torch_compile() -> None:
 
 
 def test_costs_in_products() -> None:
-    """2, 2.5 and 3 products of 2 n^3 for a step at n x n; at aspect 4: 6.5, 7 and 7.5 of 2 m^3."""
-    for degree, square, wide in ((5, 2.0, 6.5), (9, 2.5, 7.0), (17, 3.0, 7.5)):
+    """2 to 3.5 products of 2 n^3 for a step at n x n; at aspect 4: 6.5 to 8 of 2 m^3."""
+    for degree, square, wide in ((5, 2.0, 6.5), (9, 2.5, 7.0), (17, 3.0, 7.5), (33, 3.5, 8.0)):
         options = SPEC.make_options({"steps": 2, "degrees": (degree,)})
         for n, products in ((256, square), (1024, wide)):
             flops = SPEC.flops(Workload(m=256, n=n, precision="fp16", batch=3), options)
             assert flops == 3 * 2 * products * 2 * 256**3
+
+
+@on_a_cpu
+@pytest.mark.parametrize("shape", [(256, 256), (192, 768)], ids=str)
+def test_two_steps_of_degree_33_are_as_near_as_three_of_5_17_17(shape: tuple[int, int]) -> None:
+    """7 products for 8, at aspect 4 16 for 21.5; log-spaced singular values, kappa 100 (2026-11-23)."""
+    G = posed(*shape, kappa=100.0).float()
+    U = true_factor(G)
+    assert SPEC.make_options(TWO).recipe("fp16_emulated").steps[1].degree == 33
+    three = distance(run(SPEC, "fp16_emulated", G, **LONG), U)
+    assert distance(run(SPEC, "fp16_emulated", G, **TWO), U) <= 1.05 * three
 
 
 @on_a_cpu
