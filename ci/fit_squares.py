@@ -45,12 +45,12 @@ _SLSQP_STEPS = 30
 _BOXES = 12
 _RADIUS = 0.1  # of the first box, in units of the numbers
 _PERTURBATION = 0.02
-_IS_SHIFT = np.arange(12) == 2  # t_I among the numbers
+IS_SHIFT = np.arange(12) == 2  # t_I among the numbers
 
 # While fitting, the maxima in the amplification are power means over few values: corners stop the search.
-_POWER = 12.0
-_SAMPLES = np.concatenate([[0.0], np.geomspace(3e-3, 1.0, 23)])
-_FINE_SAMPLES = np.union1d(np.linspace(0.0, 1.0, 401), np.geomspace(1e-3, 0.1, 40))
+POWER = 12.0
+SAMPLES = np.concatenate([[0.0], np.geomspace(3e-3, 1.0, 23)])
+FINE_SAMPLES = np.union1d(np.linspace(0.0, 1.0, 401), np.geomspace(1e-3, 0.1, 40))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +187,7 @@ def judged(numbers: Array, ratio: float) -> Found:
         error = largest_error(numbers, ratio)
         if not error < 1.0:
             return Found(numbers=numbers, objective=np.inf)
-        amplification = rounding(numbers, _SAMPLES, _POWER) / (1.0 + error)
+        amplification = rounding(numbers, SAMPLES, POWER) / (1.0 + error)
         return Found(numbers=numbers, objective=float(np.log(error / (1.0 - error)) + WEIGHT * np.log(amplification)))
 
 
@@ -225,7 +225,7 @@ def _step(start: Array, ratio: float, radius: float) -> Array:
         return float(1.0 / (1.0 + np.exp(-logit)))
 
     def objective(x: Array) -> float:
-        growth = rounding(shifted(x[:-1] * unit), _SAMPLES, _POWER) / (1.0 + of_error(x[-1]))
+        growth = rounding(shifted(x[:-1] * unit), SAMPLES, POWER) / (1.0 + of_error(x[-1]))
         return float(x[-1] + WEIGHT * np.log(growth))
 
     def slope(x: Array) -> Array:
@@ -233,7 +233,7 @@ def _step(start: Array, ratio: float, radius: float) -> Array:
         return np.array([(objective(x + d) - here) / 1e-7 for d in 1e-7 * np.eye(len(x))])
 
     def unshifted_at(numbers: Array) -> Nodes:
-        return nodes(np.where(_IS_SHIFT, 0.0, numbers), s)
+        return nodes(np.where(IS_SHIFT, 0.0, numbers), s)
 
     def room(x: Array) -> Array:
         shortfall = 1.0 - s * unshifted_at(x[:-1] * unit).q
@@ -276,7 +276,7 @@ def from_scratch(ratio: float) -> Found:
 
     def misfit_slope(eleven: Array) -> Array:
         free = filled(eleven)
-        result: Array = (s * jacobian(free, nodes(free, s)))[~_IS_SHIFT].T
+        result: Array = (s * jacobian(free, nodes(free, s)))[~IS_SHIFT].T
         return result
 
     best: Found | None = None
@@ -327,7 +327,7 @@ def as_squares(step: Found, ratio: float) -> Squares:
     """The numbers to 12 digits, with what they reach so."""
     numbers = np.array([float(f"{value:.12g}") for value in step.numbers])
     error = largest_error(numbers, ratio)
-    amplification = rounding(numbers, _FINE_SAMPLES, np.inf) / (1.0 + error)
+    amplification = rounding(numbers, FINE_SAMPLES, np.inf) / (1.0 + error)
     t_S, t_Z, t_I, l_T, l_Z, l_I, m_T, m_Z, m_I, b_L, b_Z, a = numbers.tolist()
     return Squares(
         ratio=ratio, error=float(f"{error:.12g}"),
@@ -341,22 +341,23 @@ def as_numbers(step: Squares) -> Array:
     return np.array([*step.inner, *step.left, *step.right, *step.last, step.constant])
 
 
-def write(path: Path, entries: Iterable[Squares], provenance: Provenance) -> None:
+def write(path: Path, entries: Iterable[Squares], weight: float, made: Provenance) -> None:
     """Write a table that `iroot.squares.read_squares` reads; the file is replaced at once."""
     values = {
         "schema": SCHEMA,
-        "weight": WEIGHT,
+        "weight": weight,
         "entry": [asdict(entry) for entry in entries],
-        "provenance": asdict(provenance),
+        "provenance": asdict(made),
     }
     part = path.with_name(path.name + ".part")
     part.write_text(tomli_w.dumps(values), encoding="utf-8")
     part.replace(path)
 
 
-def _provenance(words: Sequence[str]) -> Provenance:
+def provenance(script: str, words: Sequence[str]) -> Provenance:
+    """Of a table that this run of `ci/script` writes."""
     return Provenance(
-        command=" ".join(("python", "ci/fit_squares.py", *words)),
+        command=" ".join(("python", f"ci/{script}", *words)),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=Versions(
             python=platform.python_version(), numpy=version("numpy"), scipy=version("scipy"), iroot=version("iroot")
@@ -388,7 +389,7 @@ def main(words: Sequence[str]) -> int:
     entries = [as_squares(step, ratio) for step, ratio in zip(swept(steps), RATIOS, strict=True)]
     for entry in entries:
         print(_line(entry))
-    write(options.output, entries, _provenance(words))
+    write(options.output, entries, WEIGHT, provenance("fit_squares.py", words))
     print(f"{time.perf_counter() - started:.0f} s", file=sys.stderr)
     return 0
 

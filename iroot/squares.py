@@ -39,6 +39,20 @@ SHIPPED_FILE = Path(__file__).parent / "shipped" / "squares.toml"
 SMALLEST_RATIO = 0.001
 """Of the shipped table; a test compares."""
 
+PAIR_FILE = SHIPPED_FILE.with_name("squares_pair.toml")
+PAIR_MARGIN = 1.005
+"""What the bound on the largest singular value is multiplied by before the first step of `pair`."""
+PAIR_PUSHED = 1.015
+"""The first step of `pair` keeps below 1 / PAIR_PUSHED: its rounding may raise the largest value so much."""
+PAIR_LOWER = 0.0036
+PAIR_BULK = 0.06
+PAIR_DELTA = 0.14
+"""f = p2(p1(s)) of `pair` is within PAIR_DELTA of 1 from PAIR_LOWER on."""
+PAIR_ERROR = 0.021
+"""f of `pair` is within PAIR_ERROR of 1 from PAIR_BULK on."""
+PAIR_SLOPE = 396.0
+"""f'(0) of `pair` is at least this."""
+
 Two = tuple[float, float]
 Three = tuple[float, float, float]
 _MAX_ENTRIES = 1000
@@ -114,8 +128,27 @@ def tabulated() -> tuple[Squares, ...]:
     return read_squares(SHIPPED_FILE)
 
 
+@cache
+def pair() -> tuple[Squares, Squares]:
+    """Two steps p1, p2 fitted together by `ci/fit_pair.py`, for f = p2(p1(s)) of seven products.
+
+    They are for the use of five quintics of Jiacheng You after G / ||G||_F, where the smallest singular values are left
+    alone and the others need be near 1 only. Two steps of the table, of which the second does not know what the first
+    left, leave 1.3 times that error in the bulk or too small a slope.
+
+    Returns:
+        First and second, as they are used: s is a singular value over PAIR_MARGIN times its upper bound, and nothing
+        is divided between the steps. |1 - f| is at most PAIR_ERROR on [PAIR_BULK, 1] and PAIR_DELTA on [PAIR_LOWER,
+        PAIR_BULK], f'(0) at least PAIR_SLOPE. The first's `ratio` is PAIR_LOWER, its amplification in units of its
+        largest value, at most 1 / PAIR_PUSHED, in place of 1 + error; the second's `ratio` is the smallest value that
+        the first takes on [PAIR_LOWER, 1].
+    """
+    first, second = read_squares(PAIR_FILE)
+    return first, second
+
+
 def read_squares(path: Path) -> tuple[Squares, ...]:
-    """Read and check a table that `ci/fit_squares.py` wrote.
+    """Read and check a table that `ci/fit_squares.py` or `ci/fit_pair.py` wrote.
 
     Raises:
         InvalidInputError: the file cannot be read, is not of this kind, or its values are out of range.

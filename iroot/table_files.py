@@ -14,7 +14,7 @@ Two kinds, both TOML. `schema = "iroot-polar/1"` holds odd quintics for the pola
     [provenance]  command, created, versions
 
 The tables shipped with the library lie in `iroot/shipped/`, each written by the command its provenance names; that of
-`iroot.squares`, which reads it, is of a third kind.
+two of them, which `iroot.squares` reads, are of a third kind.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from iroot.coefficients import NAMED_TABLES, MadeFor, NamedTable
 from iroot.errors import InvalidInputError, UnknownNameError
 from iroot.file_values import FileValues, is_finite
 from iroot.schedules import Design, Interval, Schedule, Step, make_step
+from iroot.squares import PAIR_FILE
 from iroot.squares import SHIPPED_FILE as SQUARES_FILE
 
 POLAR_SCHEMA = "iroot-polar/1"
@@ -119,7 +120,7 @@ def find_table(name_or_path: str) -> NamedTable:
 @cache
 def shipped_tables() -> dict[str, NamedTable]:
     """The tables in `iroot/shipped/`, by name."""
-    paths = (path for path in sorted(SHIPPED_FOLDER.glob(f"*{SUFFIX}")) if path.name != SQUARES_FILE.name)
+    paths = (path for path in sorted(SHIPPED_FOLDER.glob(f"*{SUFFIX}")) if path not in (SQUARES_FILE, PAIR_FILE))
     tables = map(read_polar_table, paths)
     return {table.name: table for table in tables}
 
