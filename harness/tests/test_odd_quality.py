@@ -18,6 +18,20 @@ PROBLEMS = (
 )  # fmt: skip
 
 
+@pytest.mark.parametrize("problem", [*PROBLEMS, "logspace_1e4", "logspace_1e6"])
+@pytest.mark.parametrize("shape", [(256, 256), (128, 512)], ids=str)
+def test_two_steps_of_degree_33_in_float16_beat_the_five_of_the_opponent(shape: tuple[int, int], problem: str) -> None:
+    """7 products for 10, at aspect 4 16 for 32.5: at most 0.98 of its distance and orthogonality error (2026-11-23)."""
+    m, n = shape
+    case = Case(task="polar", method="any", precision="bf16_emulated", m=m, n=n, problem=problem, mode=Mode.EAGER)
+    G = pose(problem, case, seed=0, device=CPU).A
+    U = true_factor(G)
+    opponent = run(get_method("polar", "you_newton_schulz"), "bf16_emulated", G)
+    ours = run(get_method("polar", "newton_schulz"), "fp16_emulated", G, coefficients="squares_pair")
+    assert distance(ours, U) <= distance(opponent, U)
+    assert orthogonality(ours) <= orthogonality(opponent)
+
+
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_three_steps_in_float16_beat_the_five_of_the_opponent(problem: str) -> None:
     """8 products for 10, n = 256: at most 0.92 of its distance and orthogonality error (2026-11-23)."""

@@ -303,7 +303,7 @@ MOST_WAVES = 1
 LONG_DEPTH = 1024
 """Depth above which, in several waves, another program's loop hides Triton's epilogues well enough. With two addends
 Gluon's kernel takes 0.90 (16 x 1024), 0.93 (8 x 1024), 1.00 (4 x 2048), 1.03 (3072) and 1.02 (4096) of Triton's time;
-without any 0.97, 1.03, 1.02, 1.05 and 1.08 (H100, float16, 2026-11-23)."""
+with one 0.95 (16 x 1024) and 1.02 (4096), without any 0.97, 1.03, 1.02, 1.05 and 1.08 (H100, float16, 2026-11-23)."""
 
 
 def is_for_gluon(matrices: Matrices, tiling: Tiling) -> bool:

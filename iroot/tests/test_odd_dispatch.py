@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from iroot.errors import InvalidInputError
 from iroot.methods._polar import NORMALISATIONS, Normalisation, Recipe, polar_factor
 from iroot.odd_steps import FROBENIUS
 from iroot.ops import make_ops
@@ -21,6 +22,7 @@ if DEVICE.type == "cpu":  # read when the kernels are defined, and again when th
     os.environ["TRITON_INTERPRET"] = "1"
 
 from iroot import triton_ops
+from iroot.kernels.odd_persistent import persistent_odd_steps
 from iroot.triton_ops import TritonOps
 
 RECIPE = Recipe(
@@ -68,6 +70,18 @@ def test_every_dtype_of_g_takes_them(
     assert X.dtype == dtype
     assert distance(X, exact) < (0.003 if dtype != torch.bfloat16 else 0.006)
     assert calls == ([KERNELS[1], kernel] if launches == "counted" else [kernel])
+
+
+def test_eager_calls_with_degree_33_take_a_launch_per_product(calls: list[str]) -> None:
+    """The one kernel has degrees to 17; the library's calls would be four times as many."""
+    recipe = Recipe(steps=polar_schedule(0.02, steps=2, degrees=(5, 33), safety=1.02), normalisation="schatten8")
+    G = posed(2, 40, 32).half()
+    X = polar_factor(Operands(A=G), TritonOps(get_precision("fp16"), DEVICE), recipe)
+    exact = polar_factor(Operands(A=G.double()), make_ops("fp64", DEVICE), recipe)
+    assert distance(X, exact) < 0.003
+    assert calls == [KERNELS[1]]
+    with pytest.raises(InvalidInputError, match="of degree 17 at most, got 33"):
+        persistent_odd_steps(G, recipe.steps)
 
 
 @pytest.mark.parametrize("launches", ["counted", "free"])
