@@ -40,8 +40,9 @@ class PolarExpressOptions:
 
     Attributes:
         steps: how many.
-        degrees: 5, 9 or 17 of the steps in order, the last one repeats: 2, 2.5 and 3 products of 2 n^3 FLOP of a square
-            matrix. Float16 holds (5, 17, 17) made for lower = 0.003, bfloat16 does not (`ci/adr/0026`); in FP8 use 5.
+        degrees: 5, 9, 17 or 33 of the steps in order, the last one repeats: 2, 2.5, 3 and 3.5 products of 2 n^3 FLOP of
+            a square matrix. Float16 holds (5, 17, 17) made for lower = 0.003, bfloat16 does not (`ci/adr/0026`), and 33
+            is for float16 alone: no step of it is made for a ratio below 0.001 (`iroot.squares`). In FP8 use 5.
         lower: smallest singular value the composition is made for; the largest is 1 after normalisation.
         cushion: smallest ratio of interval ends a step is designed for; bounds the amplification of rounding errors.
         safety: the bound on sigma_max is multiplied by it, and every step but the last deflated, >= 1; at least
