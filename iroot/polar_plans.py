@@ -89,9 +89,9 @@ def polar_rounding(workload: Workload, degree: Degree) -> float:
 
     Planned sequences that end in degree 9: 2.9 u; in 17: 2.3 u, and 5.7 u with half of the singular values small and u
     / lower 1/2 (the first six spectra, random, diagonal and rotation vectors, u / lower 1/2 to 1/256, thirteen rtols,
-    n = 96 to 256; float16 and bfloat16, CPU emulation, 2026-11-23). In 33, n = 96 and 192: 5.6 u where the same steps
-    in float64 leave less than u, 8.9 u where their largest error is less than 8 u; 10.1 u for one step made for 0.15
-    whose singular values are all where its error is largest (same vectors and day).
+    n = 96 to 256; float16 and bfloat16, CPU emulation, 2026-11-23). In 33, n = 96 and 192: 5.7 u where the largest
+    error of the same steps in float64 is less than 8 u; and up to 10.1 u more than that largest error for one step made
+    for 0.15 whose singular values are all where it is taken (n = 48, diagonal; same day).
     """
     precision = get_precision(workload.precision)
     one_word = precision.name.removesuffix("_emulated") in ("bf16", "fp16")
