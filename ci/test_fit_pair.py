@@ -42,30 +42,37 @@ def test_a_multiple_of_a_step_is_a_step(fit: ModuleType) -> None:
     np.testing.assert_allclose(fit.nodes(fit.multiplied(numbers, 0.7), s).q, 0.7 * fit.nodes(numbers, s).q, rtol=1e-12)
 
 
-def test_the_shipped_pair_meets_its_conditions_and_cannot_be_improved_by_a_hundredth(fit: ModuleType) -> None:
+def test_the_shipped_pair_meets_its_conditions_and_cannot_be_improved_by_a_hundredth(
+    fit: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "ROUNDS", 3)
     conditions, free = fit.Conditions(fit.DENSE), stored(fit)
     shipped = fit.judged(free, conditions)
-    assert shipped.missed <= 1e-5
+    assert shipped.missed <= fit.SPARED
     again = fit.improved(free)
     assert again.merit >= 0.99 * shipped.merit
     assert again.bulk >= 0.99 * shipped.bulk
     # A start that is worse is improved: the search does search.
-    perturbed = free * (1.0 + 0.003 * np.random.default_rng(1).normal(size=24))
+    perturbed = free * (1.0 + 0.001 * np.random.default_rng(1).normal(size=24))
     assert fit.improved(perturbed).merit < 0.5 * fit.judged(perturbed, conditions).merit
 
 
-@pytest.mark.parametrize("start", [["--start", str(PAIR_FILE)]])
-def test_a_pair_is_written_with_and_without_a_start(
-    fit: ModuleType,
-    start: list[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_a_pair_is_written_from_a_start(
+    fit: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fit, "ROUNDS", 1)
+    assert fit.main([str(tmp_path / "out.toml"), "--start", str(PAIR_FILE)]) == 0
+    first, second = read_squares(tmp_path / "out.toml")
+    assert first.ratio == pair()[0].ratio
+    assert second.ratio == pytest.approx(pair()[1].ratio, rel=0.01)
+    assert f"ratio {second.ratio:.6f}" in capsys.readouterr().out
+
+
+def test_what_misses_a_condition_is_not_written(
+    fit: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(fit, "STARTS", fit.STARTS[:1])
     monkeypatch.setattr(fit, "ROUNDS", 1)
-    assert fit.main([str(tmp_path / "out.toml"), *start]) == 0
-    first, second = read_squares(tmp_path / "out.toml")
-    assert first.ratio < second.ratio
-    printed = capsys.readouterr().out
-    assert f"ratio {second.ratio:.6f}" in printed
+    assert fit.main([str(tmp_path / "out.toml")]) == 1
+    assert not (tmp_path / "out.toml").exists()
+    assert "a condition is missed by" in capsys.readouterr().err
