@@ -138,9 +138,12 @@ def _ordered(aspect: float, degrees: tuple[Degree, ...]) -> tuple[tuple[Degree, 
     mixed = {sum(((d,) * k for d, k in zip(DEGREES, each, strict=True)), ()) for each in counts}
     quintics = {(DEGREES[0],) * k for k in range(1, _MOST_QUINTICS)}
 
-    def flops(sequence: tuple[Degree, ...]) -> tuple[float, int]:
-        # Gram product and the last one, and the symmetric ones between; of equal ones the fewer steps.
-        return sum(3.0 * aspect + SYMMETRIC_PRODUCTS[degree] - 1 for degree in sequence), len(sequence)
+    def flops(sequence: tuple[Degree, ...]) -> tuple[float, int, tuple[Degree, ...]]:
+        # Gram product and the last one, and the symmetric ones between; of equal ones the fewer steps, then the lower
+        # degree of the last one, which rounds less.
+        count = len(sequence)
+        between = sum(SYMMETRIC_PRODUCTS[degree] - 1 for degree in sequence)
+        return 3.0 * aspect * count + between, count, sequence[::-1]
 
     return (*sorted((mixed - {()}) | quintics, key=flops), (DEGREES[0],) * _MOST_QUINTICS)
 

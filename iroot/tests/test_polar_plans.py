@@ -86,6 +86,15 @@ def test_fewer_products_than_with_quintics_alone() -> None:
         assert SPEC.flops(workload, polar_options(SPEC, workload, rtol, degrees=(5,))) == quintic_products * unit
 
 
+def test_of_equally_cheap_sequences_the_one_that_ends_in_the_lower_degree() -> None:
+    """(9, 17) and (5, 33) take 5.5 products, at aspect 4 14.5; both would do."""
+    for columns in (1024, 4096):
+        workload = Workload(m=1024, n=columns, precision="fp16", lower=0.1)
+        assert polar_options(SPEC, workload, 0.03).degrees == (9, 17)
+        other = SPEC.make_options({"steps": 2, "degrees": (5, 33)})
+        assert SPEC.flops(workload, other) == SPEC.flops(workload, polar_options(SPEC, workload, 0.03))
+
+
 def test_high_degrees_are_for_kernels_on_a_gpu() -> None:
     def degrees(precision: str, capability: tuple[int, int]) -> tuple[int, ...]:
         demand = Demand(
