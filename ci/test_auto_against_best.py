@@ -138,7 +138,7 @@ def test_production_measures_every_choice_of_auto(script: ModuleType) -> None:
     allowed = {reason for reason in reasons if reason.startswith(ALLOWED) and " 0.001: polar_express bf16x3 " in reason}
     twins = {reason for reason in reasons if any(f"polar 1024x1024 {name} " in reason for name in AS_GAUSSIAN)}
     assert reasons - allowed - twins == set()
-    assert len(allowed) == len(ALLOWED)
+    assert all(any(reason.startswith(cell) for reason in allowed) for cell in ALLOWED)
     assert len(twins) == 3 * len(AS_GAUSSIAN)
     without = [item for item in cases if item.case.method != "graded_pe"]
     assert len(script.not_planned(without)) > len(left)
