@@ -13,7 +13,7 @@ and X' = a X + B X one more. A step multiplies the smallest singular value, rela
 degree; of a square X it costs 2, 2.5, 3 or 3.5 products of 2 n^3 FLOP, since symmetric results are half a product each.
 Degree 17 is in Sastre's form (`iroot.factored`) with a square in place of one product: for T = c_1^(1/2) (S + c Z),
 S = Z^2 and c = c_2 / (2 c_1), his w_4 = S (c_1 S + c_2 Z) is T^2 - c_1 c^2 S. Degree 33 is `iroot.squares` with
-both first squares completed. No product has more than two addends.
+both first squares completed (M there is R here). No product has more than two addends.
 """
 
 from __future__ import annotations

@@ -178,7 +178,8 @@ class TritonOps(TritonSymmetricOps):
         degrees = tuple(step.degree for step in steps)
         layout = ("odd_products", G.shape, G.stride(), G.dtype, bound.norm, degrees)
         in_one = max(degrees) <= MOST_PERSISTENT
-        # What the one kernel does not have goes by launches at any size: seven a step, and 30 calls of the library.
+        # What the one kernel does not have goes by launches at any size: two steps of degree 33 are 15, and some 130
+        # calls of the library (2026-11-23).
         choice = self._choose(layout, 2.0 * G.numel() * min(m, n) if in_one else math.inf)
         result = None if choice == "library" else odd_products(G, steps, bound=bound, dtype=self.storage)
         if choice == "kernel":
