@@ -33,6 +33,8 @@ from iroot.table_files import find_table
 
 SQUARES_PAIR = "squares_pair"
 """The name of two steps that are no table of quintics."""
+_FINE_ENOUGH = 2.0**-11
+"""Unit roundoff of float16. In bfloat16 `squares_pair` throws singular values out, to 10 at worst (emulated)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,7 @@ class NewtonSchulzOptions:
 
     Attributes:
         coefficients: a table by name (`iroot.coefficients`, `iroot/shipped/`), a file of `iroot tune polar`, or
-            `squares_pair`, for float16.
+            `squares_pair`, for float16 and finer.
         steps: how many of its steps; None: all of them.
         normalisation: `square`, `schatten8`, `gram` or `frobenius`; None: `square` for a table made for it,
             `schatten8` for `squares_pair`, else `gram`.
@@ -82,7 +84,14 @@ def newton_schulz(operands: Operands, ops: Ops, options: NewtonSchulzOptions) ->
     The published sets trade accuracy for speed: singular values end in a band around 1 (from
     0.02 on: 0.978 .. 1.032 for `jiacheng_you`, 0.68 .. 1.13 for `keller_jordan`), smaller ones below it. `squares_pair`
     in float16 is nearer to the polar factor than `jiacheng_you` in bfloat16 on every shipped problem.
+
+    Raises:
+        InvalidInputError: operands.A is no floating-point matrix, or `squares_pair` is asked of bfloat16 or coarser.
     """
+    if options.coefficients == SQUARES_PAIR and ops.precision.unit_roundoff > _FINE_ENOUGH:
+        raise InvalidInputError(
+            f"'{SQUARES_PAIR}' needs products in fp16 or finer, got {ops.precision.name}; use a table of quintics there"
+        )
     return polar_factor(operands, ops, options.recipe())
 
 

@@ -213,6 +213,25 @@ def test_two_steps_of_degree_33_are_as_near_as_three_of_5_17_17(shape: tuple[int
 
 
 @on_a_cpu
+def test_the_pair_keeps_every_spectrum_and_refuses_bfloat16() -> None:
+    """Largest singular value of the result: 1.14 at most in float16, as between 0.0036 and 0.06 in exact arithmetic."""
+    pair = get_method("polar", "newton_schulz")
+    ramp = torch.linspace(1e-3, 1.0, 64)
+    for G in (
+        torch.eye(64),
+        torch.diag(ramp),
+        torch.ones(64, 64),
+        posed(64, 64, kappa=1e4).float(),
+        ramp[:, None] * ramp,
+    ):
+        X = run(pair, "fp16_emulated", G, coefficients="squares_pair")
+        assert float(torch.linalg.matrix_norm(X.double(), 2)) <= 1.15
+    for coarse in ("bf16_emulated", "int8_sim"):
+        with pytest.raises(InvalidInputError, match="needs products in fp16 or finer"):
+            run(pair, coarse, torch.eye(64), coefficients="squares_pair")
+
+
+@on_a_cpu
 def test_without_a_safety_factor_the_same_steps_leave_their_interval() -> None:
     """Wide Gaussian: half of the rounding of a step pushes singular values above 1, where the next one is steep."""
     G = torch.randn(256, 1024, generator=torch.Generator().manual_seed(0))
