@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,29 @@ from iroot.errors import InvalidInputError
 def is_finite(value: object) -> bool:
     """Whether a value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def open_table(path: Path, schema: str, *, writer: str) -> FileValues:
+    """The values of a TOML file of this schema.
+
+    Args:
+        writer: the command that writes such files.
+
+    Raises:
+        InvalidInputError: the file is missing, cannot be read, or is not of this schema.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidInputError(f"no table file {path}; write one with {writer}") from None
+    except OSError as error:
+        raise InvalidInputError(f"{path}: cannot read the table: {error.strerror}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidInputError(f"{path}: a table must be TOML in UTF-8: {error}") from None
+    data = FileValues(path=path, place="", values=values)
+    if values.get("schema") != schema:
+        raise data.defect("schema", f"'{schema}', as {writer} writes it", values.get("schema"))
+    return data
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,6 @@ programming, to a small error at a small amplification of rounding. The error of
 
 from __future__ import annotations
 
-import tomllib
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cache
@@ -31,7 +30,7 @@ from pathlib import Path
 import numpy as np
 
 from iroot.errors import InvalidInputError
-from iroot.file_values import FileValues, is_finite
+from iroot.file_values import FileValues, is_finite, open_table
 from iroot.minimax import Array
 
 SCHEMA = "iroot-squares/1"
@@ -153,15 +152,7 @@ def read_squares(path: Path) -> tuple[Squares, ...]:
     Raises:
         InvalidInputError: the file cannot be read, is not of this kind, or its values are out of range.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidInputError(f"{path}: cannot read the table: {error.strerror}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidInputError(f"{path}: a table must be TOML in UTF-8: {error}") from None
-    data = FileValues(path=path, place="", values=values)
-    if values.get("schema") != SCHEMA:
-        raise data.defect("schema", f"'{SCHEMA}', as ci/fit_squares.py writes it", values.get("schema"))
+    data = open_table(path, SCHEMA, writer="ci/fit_squares.py")
     entries = tuple(_read_entry(data.inner("entry", each)) for each in data.list("entry", most=_MAX_ENTRIES))
     ratios = [entry.ratio for entry in entries]
     if any(later <= earlier for earlier, later in pairwise(ratios)):

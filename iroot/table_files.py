@@ -20,7 +20,6 @@ two of them, which `iroot.squares` reads, are of a third kind.
 from __future__ import annotations
 
 import math
-import tomllib
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -30,8 +29,8 @@ import numpy as np
 import tomli_w
 
 from iroot.coefficients import NAMED_TABLES, MadeFor, NamedTable
-from iroot.errors import InvalidInputError, UnknownNameError
-from iroot.file_values import FileValues, is_finite
+from iroot.errors import UnknownNameError
+from iroot.file_values import FileValues, is_finite, open_table
 from iroot.schedules import Design, Interval, Schedule, Step, make_step
 from iroot.squares import PAIR_FILE
 from iroot.squares import SHIPPED_FILE as SQUARES_FILE
@@ -262,18 +261,8 @@ def _write(path: Path, values: dict[str, Any]) -> None:
 
 def _open(path: Path, schema: str) -> FileValues:
     """The values of a file of this schema that says where it comes from."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InvalidInputError(f"no table file {path}; write one with `iroot tune`") from None
-    except OSError as error:
-        raise InvalidInputError(f"{path}: cannot read the table: {error.strerror}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidInputError(f"{path}: a table must be TOML in UTF-8: {error}") from None
-    data = FileValues(path=path, place="", values=values)
-    if values.get("schema") != schema:
-        raise data.defect("schema", f"'{schema}', as `iroot tune` writes it", values.get("schema"))
-    provenance = values.get("provenance")
+    data = open_table(path, schema, writer="`iroot tune`")
+    provenance = data.values.get("provenance")
     if not isinstance(provenance, dict) or not all(key in provenance for key in _PROVENANCE_KEYS):
         raise data.defect("provenance", f"a table with {', '.join(_PROVENANCE_KEYS)}", provenance)
     return data
