@@ -327,18 +327,11 @@ def _step(start: Array, radius: float, middle: float) -> Array:
     return free if np.all(np.isfinite(free)) else start
 
 
-def multiplied(numbers: Array, factor: float) -> Array:
-    """The numbers of `factor` times a step: T takes its eighth root."""
-    powers = np.array([1, 1, 1, 1, 2, 2, 3, 4, 4, 6, 8, 8]) / 8.0
-    result: Array = numbers * factor**powers
-    return result
-
-
 def from_table(ratios: tuple[float, float]) -> Array:
     """Two steps of the table, the first divided by what it may reach."""
     first, second = (squares_for(ratio) for ratio in ratios)
-    pushed = multiplied(as_numbers(first), 1.0 / ((1.0 + first.error) * PAIR_PUSHED))
-    return np.concatenate([unshifted(pushed), unshifted(as_numbers(second))])
+    pushed = first.scaled(1.0 / ((1.0 + first.error) * PAIR_PUSHED))
+    return np.concatenate([unshifted(as_numbers(each)) for each in (pushed, second)])
 
 
 def as_pair(fit: Fit) -> tuple[Squares, Squares]:

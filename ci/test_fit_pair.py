@@ -37,11 +37,6 @@ def test_derivatives_are_those_of_differences(fit: ModuleType) -> None:
         np.testing.assert_allclose(found[:, k], (up - down) / 2e-6, rtol=1e-4, atol=1e-4)
 
 
-def test_a_multiple_of_a_step_is_a_step(fit: ModuleType) -> None:
-    s, numbers = np.linspace(0.0, 1.0, 30), fit.as_numbers(pair()[0])
-    np.testing.assert_allclose(fit.nodes(fit.multiplied(numbers, 0.7), s).q, 0.7 * fit.nodes(numbers, s).q, rtol=1e-12)
-
-
 def test_the_shipped_pair_meets_its_conditions_and_cannot_be_improved_by_a_hundredth(
     fit: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -311,22 +311,7 @@ def _step(p: int, reach: _Reach) -> Step:
     basis = Interval(lower=best.lower * stretched, upper=stretched)
     coefficients = tuple(factor * value for value in best.chebyshev)
     step = make_step(p, basis, coefficients, true=reach.interval, low=reach.low, high=reach.high)
-    return step if reach.squares is None else replace(step, squares=_scaled(reach.squares, factor))
-
-
-def _scaled(squares: Squares, factor: float) -> Squares:
-    """factor q: T, L and R^2 take the eighth root, the fourth root and all of it."""
-    root = factor**0.125
-    T_right, *right = squares.right
-    T_left, *left = squares.left
-    return replace(
-        squares,
-        inner=tuple(root * value for value in squares.inner),
-        left=(root * T_left, *(root**2 * value for value in left)),
-        right=(root**3 * T_right, *(root**4 * value for value in right)),
-        last=(root**6 * squares.last[0], factor * squares.last[1]),
-        constant=factor * squares.constant,
-    )
+    return step if reach.squares is None else replace(step, squares=reach.squares.scaled(factor))
 
 
 def make_step(

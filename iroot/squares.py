@@ -22,7 +22,7 @@ programming, to a small error at a small amplification of rounding. The error of
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -92,6 +92,20 @@ class Squares:
     def slope(self) -> float:
         """q(0): what small singular values, and rounding in their directions, are multiplied by."""
         return float(self._factor(np.zeros(1))[0])
+
+    def scaled(self, factor: float) -> Squares:
+        """The numbers of factor q: T takes the eighth root of it, L the fourth and M the square root."""
+        root = factor**0.125
+        S, Z, identity = self.inner
+        T_left, Z_left, I_left = self.left
+        T_right, Z_right, I_right = self.right
+        L_last, Z_last = self.last
+        return replace(
+            self, inner=(root * S, root * Z, root * identity),
+            left=(root * T_left, root**2 * Z_left, root**2 * I_left),
+            right=(root**3 * T_right, root**4 * Z_right, root**4 * I_right),
+            last=(root**6 * L_last, factor * Z_last), constant=factor * self.constant,
+        )  # fmt: skip
 
     def _factor(self, y: Array) -> Array:
         """q(y)."""

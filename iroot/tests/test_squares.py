@@ -148,3 +148,8 @@ def test_a_damaged_table_is_refused_by_file_and_key(tmp_path: Path, old: str, ne
         read_squares(path)
     with pytest.raises(InvalidInputError, match="no table file"):
         read_squares(tmp_path / "none.toml")
+
+
+def test_a_multiple_of_a_step_is_a_step() -> None:
+    s, step = np.linspace(0.0, 1.0, 30), squares_for(0.01)
+    np.testing.assert_allclose(step.scaled(0.7).at(s), 0.7 * step.at(s), rtol=1e-12)
