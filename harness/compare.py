@@ -241,7 +241,7 @@ def _why_not_timed(pair: CasePair) -> str | None:
         if summary.outcome is not Outcome.OK:
             return f"{side}: {_failure(summary)}"
     policies = mine.planned.timing, theirs.planned.timing
-    for name in ("cold", "input_sets"):
+    for name in ("cold", "input_sets", "min_graph_s"):
         ours, others = (getattr(policy, name) for policy in policies)
         if ours != others:
             return f"timed differently: {name} {ours} != {others}; measure both sides by one manifest"

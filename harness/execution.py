@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from harness.records import Mode
 from iroot.registry import Operands
 
 Call = Callable[[Operands], Tensor]
+Result = TypeVar("Result")
 
 
 def executable(call: Call, mode: Mode) -> Call:
@@ -34,8 +35,18 @@ class CaptureFailedError(MeasurementError):
 class Executor(Protocol):
     """Runs a method on its input sets in one execution mode."""
 
+    @property
+    def period(self) -> int:
+        """Launches after which the first one comes again."""
+        ...
+
+    @property
+    def calls(self) -> int:
+        """Calls that one launch makes."""
+        ...
+
     def launch(self, index: int) -> None:
-        """Start the call on input set `index`, keeping its result."""
+        """Start launch `index` of the period, keeping its results."""
         ...
 
     def results(self) -> list[Tensor]:
@@ -43,14 +54,17 @@ class Executor(Protocol):
         ...
 
     def complete(self, launches: int) -> None:
-        """Make the results stand side by side after so many launches, which took the input sets in turn."""
+        """Make the results stand side by side after so many launches, in turn from the first."""
         ...
 
 
 class EagerExecutor:
     """Calls the function; every call allocates its result anew."""
 
+    calls = 1
+
     def __init__(self, call: Call, input_sets: Sequence[Operands], results: list[Tensor]) -> None:
+        self.period = len(input_sets)
         self._call = call
         self._inputs = input_sets
         self._results = results
@@ -74,7 +88,10 @@ class GraphExecutor:
         last: what is captured for the last input set: `call`, observed.
     """
 
+    calls = 1
+
     def __init__(self, call: Call, input_sets: Sequence[Operands], *, last: Call) -> None:
+        self.period = len(input_sets)
         pool = _pool_anchor(input_sets[0].A.device).pool()
         self._graphs: list[torch.cuda.CUDAGraph] = []
         self._results: list[Tensor] = []
@@ -83,7 +100,7 @@ class GraphExecutor:
                 graph = torch.cuda.CUDAGraph()
                 graph.capture_begin(pool=pool)
                 captured = last if index == len(input_sets) else call
-                self._results.append(_recorded_call(graph, pool, partial(captured, operands)))
+                self._results.append(_recorded(graph, pool, partial(captured, operands)))
                 self._graphs.append(graph)
 
     def launch(self, index: int) -> None:
@@ -106,6 +123,58 @@ class GraphExecutor:
                 graph.replay()
 
 
+class SharedGraphExecutor:
+    """Replays one CUDA graph that holds many short calls, rotations of the input sets one after the other.
+
+    A replay of a graph costs microseconds: of a call as short as that it would show the replay.
+
+    Args:
+        rotations: of the input sets, in the graph.
+        last: what is captured for the last input set of the last rotation: `call`, observed.
+
+    Raises:
+        MeasurementError: two calls gave the same tensor: the second did no work, or overwrote the first one's.
+    """
+
+    period = 1
+
+    def __init__(self, call: Call, input_sets: Sequence[Operands], *, rotations: int, last: Call) -> None:
+        self.calls = rotations * len(input_sets)
+        self._graph = torch.cuda.CUDAGraph()
+
+        def all_calls() -> list[Tensor]:
+            results: list[Tensor] = []
+            for rotation in range(1, rotations + 1):
+                earlier, results = results, []
+                for index, operands in enumerate(input_sets, 1):
+                    final = (rotation, index) == (rotations, len(input_sets))
+                    results.append((last if final else call)(operands))
+                _demand_other_memory(earlier, results)
+            return results
+
+        pool = _pool_anchor(input_sets[0].A.device).pool()
+        with no_garbage_collection():
+            self._graph.capture_begin(pool=pool)
+            self._results = _recorded(self._graph, pool, all_calls)
+
+    def launch(self, index: int) -> None:
+        """Replay the graph."""
+        self._graph.replay()
+
+    def results(self) -> list[Tensor]:
+        """The static results of the last rotation."""
+        return self._results
+
+    def complete(self, launches: int) -> None:
+        """Nothing to do: the results of a rotation stand after every replay."""
+
+
+def _demand_other_memory(earlier: Sequence[Tensor], later: Sequence[Tensor]) -> None:
+    held = {result.untyped_storage().data_ptr() for result in earlier}
+    if any(result.untyped_storage().data_ptr() in held for result in later):
+        raise MeasurementError("every call must return a tensor of its own, got one that an earlier call returned")
+
+
 @cache
 def _pool_anchor(device: torch.device) -> torch.cuda.CUDAGraph:
     """A graph, never replayed, whose memory pool the graphs of all cases of a process share: later cases reuse the
@@ -119,7 +188,7 @@ def _pool_anchor(device: torch.device) -> torch.cuda.CUDAGraph:
     return anchor
 
 
-def _recorded_call(graph: torch.cuda.CUDAGraph, pool: torch.cuda._POOL_HANDLE, call: Callable[[], Tensor]) -> Tensor:
+def _recorded(graph: torch.cuda.CUDAGraph, pool: torch.cuda._POOL_HANDLE, call: Callable[[], Result]) -> Result:
     """Make the call whose work `graph` records, and end the capture whatever happens.
 
     `torch.cuda.graph` is not used: it collects garbage and empties the allocator's cache at every capture. Its side

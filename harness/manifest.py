@@ -63,6 +63,7 @@ class TimingOverrides(Record):
     warmup_s: Annotated[float, Field(ge=0)] | None = None
     input_sets: Positive | None = None
     cold: bool | None = None
+    min_graph_s: Annotated[float, Field(ge=0)] | None = None
 
     def applied_to(self, policy: TimingPolicy) -> TimingPolicy:
         """`policy` with the fields that are set here."""

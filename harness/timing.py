@@ -2,7 +2,7 @@
 
 - `graph` (CUDA): one CUDA graph per input set, all in one memory pool. A sample is a group of replays between two
   events, the groups back to back, one synchronisation after the last: GPU time alone, no host in it. One replay costs
-  the host some microseconds, which bounds from below what a single tiny kernel can show.
+  some microseconds, so calls shorter than the policy's `min_graph_s` share one graph that lasts at least so long.
 - `eager` and `compile` (CUDA), and everything on a CPU: `perf_counter` around a group of calls, on CUDA with a
   synchronisation at the end of the group: host time is in it.
 - cold: the L2 cache (CPU: the last-level cache) is overwritten before every call; one call per sample.
@@ -24,7 +24,15 @@ import torch
 from torch import Tensor
 
 from harness.errors import MeasurementError
-from harness.execution import Call, EagerExecutor, Executor, GraphExecutor, executable, no_garbage_collection
+from harness.execution import (
+    Call,
+    EagerExecutor,
+    Executor,
+    GraphExecutor,
+    SharedGraphExecutor,
+    executable,
+    no_garbage_collection,
+)
 from harness.injection import ClockPlace, every_other_group_slowed, make_spin, measured_effect
 from harness.kernel_trace import KernelTrace
 from harness.records import LaunchedKernel, Mode, TimingPolicy
@@ -200,7 +208,12 @@ class Stopwatch:
             EventClock(flush=flush) if mode is Mode.GRAPH else HostClock(finish=self._finish, flush=flush)
         )
         self._clock_runs_on: ClockPlace = "device" if mode is Mode.GRAPH else "host"
-        self.calls_per_sample, self._warmup_calls = self._calibrate()
+        self._launches_per_sample, self._warmup_launches = self._calibrate()
+        if mode is Mode.GRAPH and not policy.cold and self._per_launch_s < policy.min_graph_s:
+            rotations = math.ceil(policy.min_graph_s / (len(input_sets) * self._per_launch_s))
+            self._executor = SharedGraphExecutor(call, input_sets, rotations=rotations, last=traced)
+            self._launches_per_sample, self._warmup_launches = self._calibrate()
+        self.calls_per_sample = self._launches_per_sample * self._executor.calls
 
     def measure(self, observe: Callable[[], Seen], *, slowdown: float | None = None) -> Samples[Seen]:
         """Warm up, poison the results, take the samples and check the results.
@@ -213,26 +226,26 @@ class Stopwatch:
         Raises:
             CheckFailedError: a result was not written, or differs from the first one on the same inputs.
         """
-        calls, groups = self.calls_per_sample, self._policy.samples
+        launches, groups = self._launches_per_sample, self._policy.samples
         with no_garbage_collection():
             warm = self._rotation()
-            for _ in range(self._warmup_calls):
+            for _ in range(self._warmup_launches):
                 warm()
             for result in self._executor.results():
                 result.fill_(math.nan)
             launch = self._rotation()
             if slowdown is not None:
-                spin = make_spin(slowdown * calls * self._per_call_s, self._device, self._clock_runs_on)
-                launch, groups = every_other_group_slowed(launch, spin, calls=calls), 2 * groups
-            elapsed, observed = self._clock.measure(launch, groups, calls, observe)
+                spin = make_spin(slowdown * launches * self._per_launch_s, self._device, self._clock_runs_on)
+                launch, groups = every_other_group_slowed(launch, spin, calls=launches), 2 * groups
+            elapsed, observed = self._clock.measure(launch, groups, launches, observe)
             effect = None
             if slowdown is not None:
                 effect, elapsed = measured_effect(elapsed), elapsed[1::2]
-        self._executor.complete(groups * calls)
-        self._check(min(len(self._input_sets), groups * calls))
+        self._executor.complete(groups * launches)
+        self._check(min(len(self._input_sets), groups * launches * self._executor.calls))
         return Samples(
-            samples_s=tuple(seconds / calls for seconds in elapsed),
-            calls_per_sample=calls,
+            samples_s=tuple(seconds / self.calls_per_sample for seconds in elapsed),
+            calls_per_sample=self.calls_per_sample,
             timed_s=math.fsum(elapsed),
             observed=observed,
             injected_effect=effect,
@@ -274,33 +287,33 @@ class Stopwatch:
         return [result.clone() for result in results]
 
     def _calibrate(self) -> tuple[int, int]:
-        """Calls per sample, and calls of warm-up still due."""
-        target = self._policy.min_sample_s
-        calls, spent = len(self._input_sets), 0.0
+        """Launches per sample, and launches of warm-up still due."""
+        target, most = self._policy.min_sample_s, max(1, MAX_CALLS_PER_SAMPLE // self._executor.calls)
+        launches, spent = self._executor.period, 0.0
         while True:
-            (elapsed,) = self._group_times(1, calls)
+            (elapsed,) = self._group_times(1, launches)
             spent += elapsed
-            if elapsed >= 0.5 * target or calls >= MAX_CALLS_PER_SAMPLE:
+            if elapsed >= 0.5 * target or launches >= most:
                 break
             # The first replays upload their graphs and the first calls miss caches: approach the target in steps.
-            wanted = math.ceil(target * calls / elapsed)
-            calls = min(MAX_CALLS_PER_SAMPLE, max(2 * calls, min(20 * calls, wanted)))
+            wanted = math.ceil(target * launches / elapsed)
+            launches = min(most, max(2 * launches, min(20 * launches, wanted)))
         if elapsed < 4 * target:  # a disturbed group would make samples too short
-            again = self._group_times(2, calls)
+            again = self._group_times(2, launches)
             spent, elapsed = spent + math.fsum(again), min(elapsed, *again)
-        self._per_call_s = per_call = elapsed / calls
-        due = math.ceil(max(0.0, self._policy.warmup_s - spent) / per_call)
+        self._per_launch_s = per_launch = elapsed / launches
+        due = math.ceil(max(0.0, self._policy.warmup_s - spent) / per_launch)
         if self._policy.cold:
             return 1, due
-        return min(MAX_CALLS_PER_SAMPLE, math.ceil(1.05 * target / per_call)), due
+        return min(most, math.ceil(1.05 * target / per_launch)), due
 
-    def _group_times(self, groups: int, calls: int) -> list[float]:
-        elapsed, _ = self._clock.measure(self._rotation(), groups, calls, _nothing)
+    def _group_times(self, groups: int, launches: int) -> list[float]:
+        elapsed, _ = self._clock.measure(self._rotation(), groups, launches, _nothing)
         return elapsed
 
     def _rotation(self) -> Callable[[], None]:
-        """A call that launches the input sets in turn, from the first."""
-        order = cycle(range(len(self._input_sets)))
+        """A call that makes the executor's launches in turn, from the first."""
+        order = cycle(range(self._executor.period))
         launch = self._executor.launch
         return lambda: launch(next(order))
 

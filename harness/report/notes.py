@@ -96,7 +96,9 @@ def _policy(policy: TimingPolicy) -> str:
         else f"calls grouped until a sample lasts {seconds(policy.min_sample_s)}"
     )
     sets = count(policy.input_sets, "input set in turn", "input sets in turn")
-    return f"{policy.samples} samples per launch, {sample}, {seconds(policy.warmup_s)} of warm-up, {sets}."
+    shared = policy.min_graph_s and not policy.cold
+    graph = f"; CUDA graphs of several calls where one is shorter than {seconds(policy.min_graph_s)}" if shared else ""
+    return f"{policy.samples} samples per launch, {sample}, {seconds(policy.warmup_s)} of warm-up, {sets}{graph}."
 
 
 def bottom_line(view: RunView, comparison: ComparisonView | None, reason: str | None) -> str:

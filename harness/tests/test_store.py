@@ -75,7 +75,7 @@ def _full_case() -> PlannedCase:
         task="inverse_apply", method="chebyshev", precision="fp16", p=4, m=64, n=65, batch=2, k=7,
         problem="spike", mode=Mode.EAGER, options=options,
     )  # fmt: skip
-    timing = TimingPolicy(samples=9, min_sample_s=1e-3, warmup_s=0.5, input_sets=2, cold=True)
+    timing = TimingPolicy(samples=9, min_sample_s=1e-3, warmup_s=0.5, input_sets=2, cold=True, min_graph_s=1e-4)
     return PlannedCase(
         case=case, timing=timing, seeds=3, expect="nonfinite", timeout_s=7.5, target_error=1e-2, threshold=0.03,
         gates=False, control=True, memory=MemoryRule(fails=True), first_call=FirstCallRule(minimum_s=1.0),

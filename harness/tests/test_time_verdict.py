@@ -136,12 +136,13 @@ class TestTime:
         candidate = run_of(Side(changes={"launch_medians_s": likely}), *steady, number=2)
         return compare(candidate, run_of(Side(noise=0.0), *steady), kind="paired").verdicts[0]
 
-    def test_timed_by_another_policy(self) -> None:
-        cold = planned()
-        cold = cold.model_copy(update={"timing": cold.timing.model_copy(update={"cold": True})})
-        row = judge(Side(time=2.0, planned=cold), Side())
+    @pytest.mark.parametrize(("name", "value", "usual"), [("cold", True, False), ("min_graph_s", 1e-4, 0.0)])
+    def test_timed_by_another_policy(self, name: str, value: object, usual: object) -> None:
+        other = planned()
+        other = other.model_copy(update={"timing": other.timing.model_copy(update={name: value})})
+        row = judge(Side(time=2.0, planned=other), Side())
         assert row.verdict is Verdict.INCONCLUSIVE
-        assert row.reason == "timed differently: cold True != False; measure both sides by one manifest"
+        assert row.reason == f"timed differently: {name} {value} != {usual}; measure both sides by one manifest"
         assert row.ratio is None
 
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.execution import CaptureFailedError, GraphExecutor, executable
+from harness.errors import MeasurementError
+from harness.execution import CaptureFailedError, GraphExecutor, SharedGraphExecutor, executable
 from harness.records import Mode, TimingPolicy
 from harness.timing import CheckFailedError, NonfiniteResultError, Samples, Stopwatch
 from iroot.registry import Operands
@@ -276,6 +277,60 @@ class TestOnGpu:
             return second @ operands.A
 
         assert len(self.run(with_temporaries, Mode.GRAPH, policy).samples_s) == samples
+
+    SHARED = FAST.model_copy(update={"min_graph_s": 2e-4})
+
+    @pytest.mark.parametrize("n", [64, 2048])
+    def test_short_calls_share_a_graph(self, n: int) -> None:
+        """A product of 64 x 64 takes 2 to 3 us in a graph of many; a graph that holds it alone takes more to replay."""
+        seconds, calls = {}, {}
+        for name, policy in (("alone", FAST), ("shared", self.SHARED)):
+            with torch.cuda.stream(torch.cuda.Stream(self.device)):  # type: ignore[no-untyped-call]
+                watch = Stopwatch(
+                    lambda operands: operands.A @ operands.A,
+                    self.inputs(n),
+                    mode=Mode.GRAPH,
+                    policy=policy,
+                    device=self.device,
+                )
+                samples = watch.measure(lambda: None)
+            assert samples.calls_per_sample == watch.calls_per_sample
+            assert samples.timed_s == pytest.approx(samples.calls_per_sample * sum(samples.samples_s))
+            assert max(samples.samples_s) * samples.calls_per_sample > 0.5 * FAST.min_sample_s
+            seconds[name], calls[name] = statistics.median(samples.samples_s), watch._executor.calls
+        assert calls["alone"] == 1
+        if n == 64:
+            assert calls["shared"] >= 30
+            assert calls["shared"] % 3 == 0
+            assert seconds["shared"] < seconds["alone"]
+        else:  # 0.35 ms
+            assert calls["shared"] == 1
+
+    def test_a_shared_graph_leaves_every_result_standing(self) -> None:
+        inputs = self.inputs(32)
+        with torch.cuda.stream(torch.cuda.Stream(self.device)):  # type: ignore[no-untyped-call]
+            for operands in inputs:
+                double(operands)
+            shared = SharedGraphExecutor(double, inputs, rotations=5, last=double)
+            for result in shared.results():
+                result.fill_(math.nan)
+            shared.launch(0)
+            torch.cuda.synchronize()
+        assert (shared.period, shared.calls) == (1, 15)
+        for operands, result in zip(inputs, shared.results(), strict=True):
+            assert torch.equal(result, 2 * operands.A)
+
+    def test_a_shared_graph_does_the_work_of_every_call(self) -> None:
+        kept: dict[int, Tensor] = {}
+
+        def memoised(operands: Operands) -> Tensor:
+            if not torch.cuda.is_current_stream_capturing():
+                return double(operands)
+            torch.zeros(1, device=self.device)
+            return kept.setdefault(operands.A.data_ptr(), double(operands))
+
+        with pytest.raises(MeasurementError, match="a tensor of its own, got one that an earlier call returned"):
+            self.run(memoised, Mode.GRAPH, self.SHARED.model_copy(update={"min_graph_s": 0.01}))
 
     def test_graphs_of_later_cases_reuse_the_pool(self) -> None:
         self.assert_later_cases_take_no_memory()
