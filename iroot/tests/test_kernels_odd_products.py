@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from iroot.errors import InvalidInputError
 from iroot.odd_steps import OddStep, StepBound, odd_step, quintic, step_in_squares
 from iroot.schedules import Design, compose_steps
 from iroot.squares import pair
+from iroot.tests.fresh_process import printed
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type == "cpu":  # read when the kernels are defined, and again when they run
@@ -275,18 +276,32 @@ def test_on_the_gpu(shape: tuple[int, ...], norm: str, in_squares: bool) -> None
     assert all(torch.equal(odd_products(G, taken, bound=bound, dtype=HALF), first) for _ in range(20))
 
 
-@pytest.mark.gpu
-def test_a_call_compiles_nothing_between_its_launches(monkeypatch: pytest.MonkeyPatch) -> None:
-    import triton
+WHOLE_FACTOR = """
+import threading, torch, triton
+from iroot.kernels.multiply_add import Blocking
+from iroot.kernels.odd_products import ProductPlan, odd_products
+from iroot.kernels.tiling import Tiling
+from iroot.odd_steps import StepBound, odd_step
+from iroot.schedules import Design, compose_steps
 
-    threads: list[threading.Thread] = []
-    monkeypatch.setattr(triton.knobs.compilation, "listener", lambda **_: threads.append(threading.current_thread()))
-    unusual = ProductPlan(
-        tiling=Tiling(block=32, tail=0, block_k=32, warps=4, stages=2),  # of 64 may be compiled before
-        blocking=Blocking(rows=64, columns=64, block_k=32, warps=4, stages=2),
-    )
-    G = gaussian(192, 256)
-    X = odd_products(G, steps(9, 17, lower=0.02), bound=bound_of("schatten8"), dtype=HALF, plan=unusual)
-    assert bool(X.isfinite().all())
-    assert len(threads) >= 9
-    assert threading.main_thread() not in threads
+threads = []
+triton.knobs.compilation.listener = lambda **_: threads.append(threading.current_thread())
+plan = ProductPlan(
+    tiling=Tiling(block=32, tail=0, block_k=32, warps=4, stages=2),
+    blocking=Blocking(rows=64, columns=64, block_k=32, warps=4, stages=2),
+)
+steps = compose_steps(Design(p=2, lower=4e-4, degrees=(4, 8)), steps=2).steps
+G = torch.randn(192, 256, device="cuda")
+bound = StepBound(norm="schatten8")
+X = odd_products(G, tuple(map(odd_step, steps)), bound=bound, dtype=torch.float16, plan=plan)
+assert X.isfinite().all()
+print(len(threads))
+print(threading.main_thread() in threads)
+"""
+
+
+@pytest.mark.gpu
+def test_a_call_compiles_nothing_between_its_launches(tmp_path: Path) -> None:
+    compiled, by_main_thread = printed(WHOLE_FACTOR, tmp_path)
+    assert int(compiled) >= 9
+    assert by_main_thread == "False"
