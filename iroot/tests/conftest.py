@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
+
+from iroot.tests.interpreter import patch_once_a_launch
 
 # Matrices here are small, and several test processes share the cores: threads of their own make them wait for each
 # other (2 cores, load 11: 120 s instead of 10 s).
@@ -17,3 +21,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quick_interpreter() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        patch_once_a_launch(monkeypatch)
+        yield
