@@ -251,8 +251,7 @@ def test_a_gram_matrix_of_one_split() -> None:
     assert error(split_product(words, words.mT, blocking=TESTED[0]), G.double() @ G.double().mT) < 2.0**-21
 
 
-@pytest.mark.parametrize("layout", ["rows", "columns"])
-@pytest.mark.parametrize("dtype", list(PRECISIONS))
+@pytest.mark.parametrize(("dtype", "layout"), [(torch.float16, "columns"), (torch.bfloat16, "rows")])
 @pytest.mark.parametrize("blocking", GRAM_TESTED, ids=str)
 @pytest.mark.parametrize("shape", [(1, 5), (33, 40), (2, 77, 24), (2, 2, 64, 16), (100, 16)], ids=str)
 def test_a_gram_matrix_by_its_lower_triangle(
