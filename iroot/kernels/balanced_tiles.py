@@ -40,15 +40,16 @@ class Share(NamedTuple):
     right: int
 
 
-def shares_of(panels: int) -> int:
-    """Programs of one matrix of so many panels of 128 rows."""
+def shares_of(n: int) -> int:
+    """Programs of one matrix of n rows."""
+    panels = -(-n // SIDE)
     return panels * (panels - 1) // 2 + -(-3 * panels // 4)
 
 
 @lru_cache(maxsize=1024)
 def saves_work(n: int, batches: int, tiling: Tiling, *, processors: int) -> bool:
     """Whether equal shares are one wave, whose busiest multiprocessor has less to do than with `tiling`."""
-    if batches * shares_of(-(-n // SIDE)) > processors:
+    if batches * shares_of(n) > processors or tiling.block not in (HALF, SIDE):
         return False
     return makespan(n, batches, tiling, processors=processors) > 1.0
 

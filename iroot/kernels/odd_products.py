@@ -23,12 +23,11 @@ import torch
 from torch import Tensor
 
 from iroot.errors import InvalidInputError
-from iroot.kernels.device_tiles import device_programs
 from iroot.kernels.multiply_add import Blocking, choose_blocking
 from iroot.kernels.operands import OPERAND_DTYPES, TRITON_DTYPES, processors
 from iroot.kernels.rehearsal import rehearse
 from iroot.kernels.step_passes import Squared, apply, combine, normalised
-from iroot.kernels.symmetric_sum import UNSCALED, Matrices, Scaling, SumTerms, symmetric_sums
+from iroot.kernels.symmetric_sum import UNSCALED, Matrices, Scaling, SumTerms, square_sums, symmetric_sums
 from iroot.kernels.tiling import GRADED_TILINGS, Tiling, choose_tiling
 from iroot.odd_steps import FROBENIUS, Addends, OddStep, StepBound
 
@@ -162,10 +161,11 @@ class _Iteration:
         if norm == "frobenius":
             (A,) = symmetric_sums(Matrices(M=X, N=X), (SumTerms(),), self._tiling)
             return _Basis(A=A, stretch=step.stretch / m, shift=step.shift, root=m**-0.5)
-        tiles = device_programs(m, batches, self._tiling.block, self._tiling.tail, X.device).shape[0] // batches
-        norms, square_norms = torch.empty(2, batches, tiles, dtype=torch.float32, device=X.device)
+        product = Matrices(M=X, N=X)
+        count = square_sums(product, self._tiling)
+        norms, square_norms = torch.empty(2, batches, count, dtype=torch.float32, device=X.device)
         unit = torch.empty(batches, dtype=torch.float32, device=X.device)
-        (A,) = symmetric_sums(Matrices(M=X, N=X), (SumTerms(),), self._tiling, squares=norms)
+        (A,) = symmetric_sums(product, (SumTerms(),), self._tiling, squares=norms)
         later = Scaling(kind="later", unit=unit)
         first = Scaling(kind="first", norms=norms, unit=unit, margin=margin)
         basis = _Basis(A=A, stretch=step.stretch, shift=step.shift, square=first, later=later, unit=unit)

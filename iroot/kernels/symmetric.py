@@ -24,9 +24,7 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from iroot.errors import InvalidInputError
-from iroot.kernels.balanced_tiles import saves_work
 from iroot.kernels.device_tiles import device_programs
-from iroot.kernels.hopper import lacks_gluon
 from iroot.kernels.mainloop import accumulate, accumulate_wide
 from iroot.kernels.operands import (
     OPERAND_DTYPES,
@@ -212,10 +210,9 @@ def symmetric_product(
         addend = None if terms.beta == 0.0 else C
         left = _operand(A)
         right = left if B is A else _operand(B)
-        chosen = tiling or default_tiling(left.tensor.shape, _timed_kind(A, addend, D), A.dtype, D.device)
-        shared = tiling is None and _shares_on_hopper(left, right, addend, D, terms, chosen)
-        if not shared and not _sum_on_hopper(left, right, addend, D, terms, chosen):
-            _launch(left, right, addend, D, terms, chosen)
+        tiling = tiling or default_tiling(left.tensor.shape, _timed_kind(A, addend, D), A.dtype, D.device)
+        if not _sum_on_hopper(left, right, addend, D, terms, tiling):
+            _launch(left, right, addend, D, terms, tiling)
     return D.reshape(*batch, n, n) if len(batch) != 1 else D
 
 
@@ -246,23 +243,6 @@ def _timed_kind(A: Tensor, addend: Tensor | None, D: Tensor) -> Kind | None:
     if D.dtype != A.dtype or (addend is not None and addend.dtype != A.dtype):
         return None
     return "gram" if addend is None else "quadratic"
-
-
-def _shares_on_hopper(A: Operand, B: Operand, C: Tensor | None, D: Tensor, terms: Terms, tiling: Tiling) -> bool:
-    """Whether equal shares are less to do than `tiling`, in a Gram product which has then been launched."""
-    dtype = A.tensor.dtype
-    if B is not A or C is not None or terms.scale is not None or tiling.promote_k or not A.along_k:
-        return False
-    if dtype not in OPERAND_DTYPES or D.dtype != dtype or lacks_gluon(D.device):
-        return False
-    batches, n, _ = A.tensor.shape
-    if not saves_work(n, batches, tiling, processors=processors(D.device)):
-        return False
-    # Gluon is experimental: its names are looked up where they are known to be.
-    from iroot.kernels.hopper_balanced import hopper_balanced
-
-    hopper_balanced(A.tensor, D, alpha=terms.alpha, gamma=terms.gamma)
-    return True
 
 
 def _sum_on_hopper(A: Operand, B: Operand, C: Tensor | None, D: Tensor, terms: Terms, tiling: Tiling) -> bool:

@@ -25,6 +25,7 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from iroot.kernels.balanced_tiles import saves_work, shares_of
 from iroot.kernels.device_tiles import device_programs
 from iroot.kernels.hopper import lacks_gluon
 from iroot.kernels.mainloop import accumulate, accumulate_wide
@@ -274,7 +275,7 @@ def symmetric_sums(
         sums: factors of the terms; those of an absent addend are not read.
         tiling: kernel configuration without promotion.
         scaling: scalars that only the device knows.
-        squares: (batches, tiles) float32, filled with sums of squares of the first result, which then has no term in I.
+        squares: (batches, `square_sums`) float32, filled with those of the first result, which then has no term in I.
     """
     batches, n, _ = matrices.M.shape
     outputs = [empty_rows((batches, n, n), matrices.M.dtype, matrices.M.device) for _ in sums]
@@ -286,15 +287,29 @@ def symmetric_sums(
 def gluon_launch(matrices: Matrices, tiling: Tiling) -> Callable[..., None] | None:
     """What launches a Gluon kernel in `triton_sums`' place, where one is taken."""
     # Gluon is experimental: its names are looked up where they are known to be.
-    if is_for_gluon(matrices, tiling):
-        from iroot.kernels.hopper_sum import hopper_sums
+    if is_for_balanced(matrices, tiling):
+        from iroot.kernels.hopper_balanced import hopper_balanced_sums as launch
+    elif is_for_gluon(matrices, tiling):
+        from iroot.kernels.hopper_sum import hopper_sums as launch
+    elif is_for_small_gluon(matrices, tiling):
+        from iroot.kernels.hopper_small_sum import hopper_small_sums as launch
+    else:
+        return None
+    return launch
 
-        return hopper_sums
-    if is_for_small_gluon(matrices, tiling):
-        from iroot.kernels.hopper_small_sum import hopper_small_sums
 
-        return hopper_small_sums
-    return None
+def square_sums(matrices: Matrices, tiling: Tiling) -> int:
+    """Sums of squares of each matrix that a launch leaves: one for every tile, or two for every equal share."""
+    n = matrices.M.shape[-2]
+    return 2 * shares_of(n) if is_for_balanced(matrices, tiling) else len(schedule(n, 1, tiling.block, tiling.tail))
+
+
+def is_for_balanced(matrices: Matrices, tiling: Tiling) -> bool:
+    """Whether `iroot.kernels.hopper_balanced` is taken: it can run, and the busiest program has less to do."""
+    batches, n, _ = matrices.M.shape
+    device = matrices.M.device
+    possible = matrices.M is matrices.N and not lacks_gluon(device)
+    return possible and saves_work(n, batches, tiling, processors=processors(device))
 
 
 MOST_WAVES = 1

@@ -1,10 +1,9 @@
-"""Gram products in equal shares: every block once, when they are taken; on a Hopper GPU, bit for bit."""
+"""Sums in equal shares: every block once, when they are taken; on a Hopper GPU, bit for bit with Triton's."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from types import ModuleType
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type == "cpu":  # read when the kernels are defined, and again when they run
     os.environ["TRITON_INTERPRET"] = "1"
 
-from iroot.kernels import symmetric as products  # noqa: E402
+from iroot.kernels import symmetric_sum  # noqa: E402
 from iroot.kernels.balanced_tiles import (  # noqa: E402
     HALF,
     SIDE,
@@ -26,10 +25,20 @@ from iroot.kernels.balanced_tiles import (  # noqa: E402
 from iroot.kernels.hopper import lacks_gluon  # noqa: E402
 from iroot.kernels.operands import empty_rows  # noqa: E402
 from iroot.kernels.symmetric import Terms, symmetric_product  # noqa: E402
-from iroot.kernels.symmetric_sum import Matrices, SumTerms, triton_sums  # noqa: E402
-from iroot.kernels.tiling import TILINGS, Tiling, choose_tiling  # noqa: E402
+from iroot.kernels.symmetric_sum import (  # noqa: E402
+    UNSCALED,
+    Matrices,
+    Scaling,
+    SumTerms,
+    is_for_balanced,
+    square_sums,
+    symmetric_sums,
+    triton_sums,
+)
+from iroot.kernels.tiling import TILINGS, Tiling, choose_tiling, schedule  # noqa: E402
 
 PLAIN, TAIL, SMALL, _ = TILINGS
+BOTH = (SumTerms(P=0.7, T=-1.3, Z=0.6, identity=0.25), SumTerms(P=-0.4, T=0.9, Z=1.1, identity=-0.5))
 runs_gluon = pytest.mark.skipif(bool(lacks_gluon(DEVICE)), reason=lacks_gluon(DEVICE) or "it runs")
 
 
@@ -50,7 +59,7 @@ def test_every_block_of_the_triangle_is_in_one_share(n: int) -> None:
         blocks.append((share.left, share.right) if row == col else (row, col + HALF))
         found.update((share.batch, *block) for block in blocks if block[0] < -(-n // SIDE) * SIDE)
     assert found == Counter((batch, *block) for batch in range(2) for block in lower_blocks(n))
-    assert len(shares) == 2 * shares_of(-(-n // SIDE))
+    assert len(shares) == 2 * shares_of(n)
     assert device_shares(n, 2, torch.device("cpu")).tolist() == [list(share) for share in shares]
 
 
@@ -63,9 +72,10 @@ def test_a_fourth_block_is_read_where_a_second_operand_would_be() -> None:
 
 
 def test_2048_rows_are_a_share_for_every_multiprocessor_of_an_h100() -> None:
-    assert shares_of(16) == 132
-    least = [len(lower_blocks(SIDE * panels)) / 4 for panels in range(1, 17)]
-    assert all(count <= shares_of(panels) < count + 1 for panels, count in enumerate(least, 1))
+    assert shares_of(2048) == 132
+    for n in range(SIDE, 2049, SIDE):
+        least = len(lower_blocks(n)) / 4
+        assert least <= shares_of(n) < least + 1
 
 
 def test_taken_where_the_busiest_multiprocessor_has_less_to_do() -> None:
@@ -75,61 +85,114 @@ def test_taken_where_the_busiest_multiprocessor_has_less_to_do() -> None:
     assert not saves_work(2048, 1, TAIL, processors=131)
     assert saves_work(1152, 3, TAIL, processors=132)
     assert not saves_work(1152, 4, TAIL, processors=132)
+    assert not saves_work(2048, 1, Tiling(block=32, tail=16, block_k=32, warps=4, stages=2), processors=132)
 
 
-@pytest.mark.parametrize(
-    ("case", "taken"), [("gram", True), ("scaled", False), ("addend", False), ("float32", False), ("tiling", False)]
-)
-def test_gram_products_in_16_bits_take_it(case: str, taken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without an addend, a scale of the device, another result or a tiling asked for."""
-    launched: list[tuple[float, float]] = []
-    gluon = ModuleType("iroot.kernels.hopper_balanced")
+def posed(n: int, *, square: bool = True) -> Matrices:
+    """Shapes without memory."""
+    M, N = (torch.empty(1, n, n, dtype=torch.float16, device="meta") for _ in range(2))
+    return Matrices(M=M, N=M if square else N)
 
-    def noted(M: Tensor, out: Tensor, *, alpha: float, gamma: float) -> None:
-        launched.append((alpha, gamma))
 
-    def triton_kernel(*operands: object) -> None:
-        return None
+def test_taken_where_both_operands_are_one_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a sum of squares from each of a share's two groups of warps."""
+    assert not is_for_balanced(posed(2048), TAIL)  # no Hopper GPU
+    assert square_sums(posed(2048), TAIL) == len(schedule(2048, 1, 128, 32))
+    monkeypatch.setattr(symmetric_sum, "lacks_gluon", lambda device: "")
+    assert is_for_balanced(posed(2048), TAIL)
+    assert not is_for_balanced(posed(2048, square=False), TAIL)
+    assert not is_for_balanced(posed(1920), PLAIN)
+    assert square_sums(posed(2048), TAIL) == 264
+    assert square_sums(posed(1920), PLAIN) == 120
 
-    gluon.hopper_balanced = noted  # type: ignore[attr-defined]
-    monkeypatch.setitem(__import__("sys").modules, gluon.__name__, gluon)
-    monkeypatch.setattr(products, "lacks_gluon", lambda device: "")
-    monkeypatch.setattr(products, "_sum_on_hopper", lambda *operands: False)
-    monkeypatch.setattr(products, "_launch", triton_kernel)
-    A = torch.empty(2048, 64, dtype=torch.float16)
-    terms = Terms(alpha=0.5, gamma=2.0)
-    addend, output = None, None
-    tiling: Tiling | None = None
-    if case == "scaled":
-        terms = Terms(scale=torch.ones(1, 1))
-    if case == "addend":
-        terms, addend = Terms(beta=1.0), torch.empty(2048, 2048, dtype=torch.float16)
-    if case == "float32":
-        output = torch.float32
-    if case == "tiling":
-        tiling = PLAIN
-    symmetric_product(A, A, addend, terms=terms, output=output, tiling=tiling)
-    assert launched == ([(0.5, 2.0)] if taken else [])
+
+def gaussian(batch: int, n: int, depth: int, dtype: torch.dtype, seed: int) -> Tensor:
+    generator = torch.Generator(device=DEVICE).manual_seed(seed)
+    A = torch.randn(batch, n, depth, generator=generator, device=DEVICE) / depth**0.5
+    return empty_rows((batch, n, depth), dtype, DEVICE).copy_(A)
+
+
+def symmetric(batch: int, n: int, dtype: torch.dtype, seed: int) -> Tensor:
+    A = gaussian(batch, n, n, torch.float32, seed)
+    return empty_rows((batch, n, n), dtype, DEVICE).copy_(A + A.mT)
+
+
+def by_both(
+    matrices: Matrices, sums: tuple[SumTerms, ...], scaling: Scaling = UNSCALED
+) -> tuple[list[Tensor], list[Tensor]]:
+    from iroot.kernels.hopper_balanced import hopper_balanced_sums
+
+    batch, n, _ = matrices.M.shape
+    found, expected = ([empty_rows((batch, n, n), matrices.M.dtype, DEVICE) for _ in sums] for _ in range(2))
+    for out in found:
+        out.fill_(torch.nan)
+    hopper_balanced_sums(matrices, sums, PLAIN, found, scaling=scaling)
+    triton_sums(matrices, sums, PLAIN, expected, scaling=scaling)
+    return found, expected
 
 
 @pytest.mark.gpu
 @runs_gluon
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize(
-    ("batch", "n", "depth"),
-    [(1, 2048, 2048), (1, 2048, 8192), (1, 2000, 1000), (1, 1793, 40), (3, 1152, 512), (2, 130, 200), (1, 1, 8)],
-)
-def test_bit_for_bit_with_tritons_kernel(batch: int, n: int, depth: int, dtype: torch.dtype) -> None:
-    """Rows, columns and depths that are not full; ten launches, each the same."""
-    from iroot.kernels.hopper_balanced import hopper_balanced
+@pytest.mark.parametrize(("n", "batch"), [(2048, 1), (2000, 1), (1793, 1), (1152, 3), (130, 2), (1, 1)])
+def test_bit_for_bit_with_tritons_kernel(n: int, batch: int, dtype: torch.dtype) -> None:
+    """With shares of every kind, and rows and columns that are not full; ten launches, each the same."""
+    S, T, Z = (symmetric(batch, n, dtype, seed) for seed in range(3))
+    unit = torch.full((batch,), 0.5, device=DEVICE)
+    addends: tuple[dict[str, Tensor], ...] = ({}, {"T": T}, {"Z": Z}, {"T": T, "Z": Z})
+    for each in addends:
+        for sums in (BOTH[:1], BOTH):
+            for scaling in (UNSCALED, Scaling(kind="later", unit=unit)):
+                for _ in range(10):
+                    both = by_both(Matrices(M=S, N=S, **each), sums, scaling)
+                    for found, expected in zip(*both, strict=True):
+                        assert torch.equal(found, expected)
+                        assert torch.equal(found, found.mT)
 
-    generator = torch.Generator(device=DEVICE).manual_seed(0)
-    M = empty_rows((batch, n, depth), dtype, DEVICE)
-    M.copy_(torch.randn(batch, n, depth, generator=generator, device=DEVICE) / depth**0.5)
-    found, expected = (empty_rows((batch, n, n), dtype, DEVICE) for _ in range(2))
-    triton_sums(Matrices(M=M, N=M), (SumTerms(P=0.7, identity=0.25),), PLAIN, [expected])
-    for _ in range(10):
-        found.fill_(torch.nan)
-        hopper_balanced(M, found, alpha=0.7, gamma=0.25)
-        assert torch.equal(found, expected)
-        assert torch.equal(found, found.mT)
+
+@pytest.mark.gpu
+@runs_gluon
+@pytest.mark.parametrize(("n", "depth", "batch"), [(2048, 8192, 1), (1930, 1000, 1), (1000, 40, 2)])
+def test_gram_products_squares_and_scalars(n: int, depth: int, batch: int) -> None:
+    """Depths beside n; what the kernel sums itself agrees with float64."""
+    from iroot.kernels.hopper_balanced import hopper_balanced_sums
+
+    X = gaussian(batch, n, depth, torch.float16, 0)
+    norms = torch.full((batch, 2 * shares_of(n)), torch.nan, device=DEVICE)
+    unit = torch.empty(batch, device=DEVICE)
+    A = empty_rows((batch, n, n), torch.float16, DEVICE)
+    hopper_balanced_sums(Matrices(M=X, N=X), (SumTerms(),), PLAIN, [A], squares=norms)
+    total = A.double().square().sum((-2, -1))
+    assert torch.allclose(norms.double().sum(-1), total, rtol=1e-5)
+    (found,), (expected,) = by_both(Matrices(M=X, N=X), BOTH[:1])
+    assert torch.equal(found, expected)
+    first = Scaling(kind="first", norms=norms, unit=unit, margin=1.1)
+    results, _ = by_both(Matrices(M=A, N=A, Z=A), (SumTerms(P=2.0, Z=3.0, identity=1.0), SumTerms(Z=-1.0)), first)
+    u = 1.0 / (1.21 * total.sqrt())
+    assert torch.allclose(unit.double(), u, rtol=1e-5)
+    Y = u[:, None, None] * A.double()
+    for result, exact in zip(results, (2.0 * Y @ Y + 3.0 * Y + torch.eye(n, device=DEVICE), Y @ Y - Y), strict=True):
+        assert (result.double() - exact).norm() < 5e-4 * exact.norm()
+    (square,), _ = by_both(Matrices(M=A, N=A), (SumTerms(),), Scaling(kind="limited", norms=1e2 * norms))
+    exact = (3e4 / (1e2 * total)).clamp(max=1.0)[:, None, None] * (A.double() @ A.double())
+    assert (square.double() - exact).norm() < 5e-4 * exact.norm()
+
+
+@pytest.mark.gpu
+@runs_gluon
+def test_products_and_sums_take_it_also_in_graphs() -> None:
+    X, S, Z = gaussian(1, 2048, 4096, torch.float16, 0), *(symmetric(1, 2048, torch.float16, seed) for seed in (1, 2))
+    assert torch.equal(symmetric_product(X, X), by_both(Matrices(M=X, N=X), (SumTerms(),))[0][0])
+    found = symmetric_product(S, S, Z, terms=Terms(alpha=0.5, beta=-2.0, gamma=0.25))
+    assert torch.equal(found, by_both(Matrices(M=S, N=S, Z=Z), (SumTerms(P=0.5, Z=-2.0, identity=0.25),))[0][0])
+    matrices = Matrices(M=S, N=S, Z=Z)
+    assert is_for_balanced(matrices, TAIL)
+    (expected,) = by_both(matrices, BOTH[:1])[1]
+    symmetric_sums(matrices, BOTH[:1], TAIL)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        (captured,) = symmetric_sums(matrices, BOTH[:1], TAIL)
+    for _ in range(3):
+        captured.fill_(torch.nan)
+        graph.replay()
+        assert torch.equal(captured, expected)

@@ -26,7 +26,7 @@ from iroot.kernels.odd_products import (  # noqa: E402
     choose_product_plan,
     odd_products,
 )
-from iroot.kernels.symmetric_sum import Matrices, Scaling, SumTerms, symmetric_sums  # noqa: E402
+from iroot.kernels.symmetric_sum import Matrices, Scaling, SumTerms, square_sums, symmetric_sums  # noqa: E402
 from iroot.kernels.tiling import GRADED_TILINGS, Tiling, schedule  # noqa: E402
 
 PLAIN, TAIL, SMALL = GRADED_TILINGS
@@ -130,8 +130,8 @@ def test_sums_of_squares_and_scalars(tiling: Tiling) -> None:
     n = smallest_with_wide_tiles(tiling)
     X = 20.0 * gaussian(2, n, n)
     X[1] *= 0.01
-    tiles = len(schedule(n, 1, tiling.block, tiling.tail))
-    norms, unit = torch.empty(2, tiles, device=DEVICE), torch.empty(2, device=DEVICE)
+    count = square_sums(Matrices(M=X, N=X), tiling)
+    norms, unit = torch.empty(2, count, device=DEVICE), torch.empty(2, device=DEVICE)
     (A,) = symmetric_sums(Matrices(M=X, N=X), (SumTerms(P=0.02),), tiling, squares=norms)
     total = A.double().square().sum((-2, -1))
     assert torch.allclose(norms.double().sum(-1), total, rtol=1e-5)
