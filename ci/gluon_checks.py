@@ -13,6 +13,7 @@ import torch
 from kernel_shapes import Found, Shape, differing, distance, shapes
 from torch import Tensor
 
+from iroot.kernels.balanced_tiles import shares_of
 from iroot.kernels.device_tiles import device_programs
 from iroot.kernels.graded_root import promoted
 from iroot.kernels.multiply_add import BLOCKINGS, triton_multiply_add
@@ -54,6 +55,18 @@ def gluon_small_sums(device: torch.device) -> Iterator[Found]:
         yield from drawn.compared(hopper_small_sums, [*launches, *drawn.scaled(_ONE)], GRADED_TILINGS[2])
 
 
+def gluon_balanced_sums(device: torch.device) -> Iterator[Found]:
+    """Those with M = N in equal shares, whose fourth blocks are another tile's, or nobody's."""
+    from iroot.kernels.hopper_balanced import hopper_balanced_sums
+
+    for shape in (*shapes(device), *(replace(shape, n=520) for shape in shapes(device)[:2])):
+        drawn = _DrawnSums(shape)
+        forms = [(Matrices(M=drawn.S, N=drawn.S, **each), count) for each in drawn.addends for count in (_ONE, _BOTH)]
+        launches = [(matrices, sums, UNSCALED) for matrices, sums in forms]
+        taken = [*launches, *drawn.scaled(_BOTH)]
+        yield from drawn.compared(hopper_balanced_sums, taken, GRADED_TILINGS[0], parts=2 * shares_of(shape.n))
+
+
 class _DrawnSums:
     """Operands of sums of one shape. Norms are whole numbers, whose sums are the same in any order."""
 
@@ -79,16 +92,21 @@ class _DrawnSums:
         kernel: Callable[..., None],
         launches: list[_Launch],
         tiling: Tiling,
+        *,
+        parts: int | None = None,
     ) -> Iterator[Found]:
-        """Every launch by `kernel` and by Triton's, and the sums of squares that a Gram product leaves."""
+        """Every launch by `kernel` and by Triton's, and the sums of squares that a Gram product leaves.
+
+        parts: sums of squares of a matrix; None: one for every tile.
+        """
         n, batch, dtype, device = self.shape.n, self.shape.batch, self.shape.dtype, self.shape.device
         for matrices, sums, scaling in launches:
             found, expected = ([empty_rows((batch, n, n), dtype, device) for _ in sums] for _ in range(2))
             kernel(matrices, sums, tiling, found, scaling=scaling)
             triton_sums(matrices, sums, tiling, expected, scaling=scaling)
             yield from (differing(D, E.cpu()) for D, E in zip(found, expected, strict=True))
-        tiles = device_programs(n, 1, tiling.block, tiling.tail, device).shape[0]
-        squares, D = torch.empty(batch, tiles, device=device), empty_rows((batch, n, n), dtype, device)
+        parts = parts or device_programs(n, 1, tiling.block, tiling.tail, device).shape[0]
+        squares, D = torch.empty(batch, parts, device=device), empty_rows((batch, n, n), dtype, device)
         kernel(Matrices(M=self.X, N=self.X), (SumTerms(),), tiling, [D], squares=squares)
         yield distance(squares.sum(-1)[:, None, None], D.cpu().double().square().sum((-2, -1), keepdim=True), 1e-5)
 

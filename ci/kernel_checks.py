@@ -12,6 +12,7 @@ from itertools import cycle
 
 import torch
 from gluon_checks import (
+    gluon_balanced_sums,
     gluon_products,
     gluon_small_products,
     gluon_small_sums,
@@ -274,6 +275,6 @@ CHECKS: dict[str, Callable[[torch.device], Iterator[Found]]] = {
     "odd_persistent": persistent_odd, "odd_products": separate_odd, "hopper_sum": gluon_sums,
     "hopper_words": gluon_words, "hopper_apply": gluon_products, "hopper_small_sum": gluon_small_sums,
     "hopper_split": gluon_split, "hopper_small_apply": gluon_small_products,
-    "hopper_small_words": gluon_small_words,
+    "hopper_small_words": gluon_small_words, "hopper_balanced": gluon_balanced_sums,
 }  # fmt: skip
 """By the module of `iroot.kernels` that launches them, where they can be left out."""

@@ -53,6 +53,7 @@ def test_every_kernel_is_launched_and_right() -> None:
     lines = done.stdout.splitlines()
     for name in (
         "hopper_apply",
+        "hopper_balanced",
         "hopper_sum",
         "hopper_small_apply",
         "hopper_small_sum",
