@@ -305,7 +305,7 @@ def square_sums(matrices: Matrices, tiling: Tiling) -> int:
 
 
 def is_for_balanced(matrices: Matrices, tiling: Tiling) -> bool:
-    """Whether `iroot.kernels.hopper_balanced` is taken: it can run, and the busiest program has less to do."""
+    """Whether `iroot.kernels.hopper_balanced` is taken: it can run, and is the faster one."""
     batches, n, _ = matrices.M.shape
     device = matrices.M.device
     possible = matrices.M is matrices.N and not lacks_gluon(device)

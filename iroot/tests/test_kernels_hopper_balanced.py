@@ -18,7 +18,6 @@ from iroot.kernels.balanced_tiles import (  # noqa: E402
     HALF,
     SIDE,
     balanced_schedule,
-    device_shares,
     saves_work,
     shares_of,
 )
@@ -60,7 +59,6 @@ def test_every_block_of_the_triangle_is_in_one_share(n: int) -> None:
         found.update((share.batch, *block) for block in blocks if block[0] < -(-n // SIDE) * SIDE)
     assert found == Counter((batch, *block) for batch in range(2) for block in lower_blocks(n))
     assert len(shares) == 2 * shares_of(n)
-    assert device_shares(n, 2, torch.device("cpu")).tolist() == [list(share) for share in shares]
 
 
 def test_a_fourth_block_is_read_where_a_second_operand_would_be() -> None:
@@ -78,10 +76,10 @@ def test_2048_rows_are_a_share_for_every_multiprocessor_of_an_h100() -> None:
         assert least <= shares_of(n) < least + 1
 
 
-def test_taken_where_the_busiest_multiprocessor_has_less_to_do() -> None:
-    sides = (512, 1024, 1536, 1792, 1920, 1921, 2048, 2049, 4096)
+def test_taken_where_one_wave_of_shares_is_sooner_done() -> None:
+    sides = (512, 1024, 1408, 1409, 1792, 1920, 2048, 2049, 4096)
     taken = [n for n in sides if saves_work(n, 1, choose_tiling(n, 1, processors=132), processors=132)]
-    assert taken == [1921, 2048]
+    assert taken == [1409, 1792, 1920, 2048]
     assert not saves_work(2048, 1, TAIL, processors=131)
     assert saves_work(1152, 3, TAIL, processors=132)
     assert not saves_work(1152, 4, TAIL, processors=132)
@@ -101,9 +99,9 @@ def test_taken_where_both_operands_are_one_matrix(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(symmetric_sum, "lacks_gluon", lambda device: "")
     assert is_for_balanced(posed(2048), TAIL)
     assert not is_for_balanced(posed(2048, square=False), TAIL)
-    assert not is_for_balanced(posed(1920), PLAIN)
+    assert not is_for_balanced(posed(2560), PLAIN)
     assert square_sums(posed(2048), TAIL) == 264
-    assert square_sums(posed(1920), PLAIN) == 120
+    assert square_sums(posed(2560), PLAIN) == 210
 
 
 def gaussian(batch: int, n: int, depth: int, dtype: torch.dtype, seed: int) -> Tensor:

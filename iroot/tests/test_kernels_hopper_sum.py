@@ -165,6 +165,7 @@ def test_taken_in_graphs_and_compiled_before_its_launch(monkeypatch: pytest.Monk
     from iroot.kernels import hopper_sum
 
     S, Z = symmetric(1, 1920, BRAIN, 0), symmetric(1, 1920, BRAIN, 1)
+    matrices = Matrices(M=S, N=S.clone(), Z=Z)  # one matrix would be taken in equal shares
     launches: list[object] = []
 
     def noted(kernel: object, grid: tuple[int, ...]) -> Callable[..., object]:
@@ -176,7 +177,7 @@ def test_taken_in_graphs_and_compiled_before_its_launch(monkeypatch: pytest.Monk
     monkeypatch.setattr(triton.knobs.compilation, "listener", lambda **_: threads.append(threading.current_thread()))
 
     def run() -> Tensor:
-        return symmetric_sums(Matrices(M=S, N=S, Z=Z), BOTH[:1], PLAIN)[0]
+        return symmetric_sums(matrices, BOTH[:1], PLAIN)[0]
 
     rehearse("test_taken_in_graphs", run, DEVICE)
     run()
@@ -185,7 +186,7 @@ def test_taken_in_graphs_and_compiled_before_its_launch(monkeypatch: pytest.Monk
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = run()
-    (expected,) = by_both(Matrices(M=S, N=S, Z=Z), BOTH[:1], PLAIN)[1]
+    (expected,) = by_both(matrices, BOTH[:1], PLAIN)[1]
     for _ in range(3):
         captured.fill_(torch.nan)
         graph.replay()
