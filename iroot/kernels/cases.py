@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -13,10 +13,18 @@ from torch import Tensor
 
 from iroot.capture import record
 from iroot.kernels.families import Family
-from iroot.kernels.multiply_add import SEARCHED_BLOCKINGS, Blocking, choose_blocking, multiply_add
-from iroot.kernels.operands import present_family, processors
+from iroot.kernels.multiply_add import (
+    SEARCHED_BLOCKINGS,
+    Blocking,
+    choose_blocking,
+    is_for_gluon,
+    is_for_small_gluon,
+    multiply_add,
+)
+from iroot.kernels.operands import operand, present_family, processors
 from iroot.kernels.rehearsal import rehearse
 from iroot.kernels.symmetric import UNITS, Terms, symmetric_product
+from iroot.kernels.symmetric_sum import Matrices, gluon_launch, is_for_balanced
 from iroot.kernels.table_file import Kind, Shape
 from iroot.kernels.tiling import Tiling, choose_tiling
 from iroot.precision import get_precision
@@ -123,6 +131,24 @@ class Case:
         if self.kind == "gram":
             return symmetric_product(G, G, output=self.result, tiling=choice)
         return symmetric_product(S, S, S, terms=QUADRATIC, tiling=choice)
+
+    def launched(self, inputs: Inputs, choice: Choice) -> Hashable:
+        """The same for choices with which `kernel` launches the same: of a kernel in Gluon the cut alone counts."""
+        if isinstance(choice, Blocking):
+            left, right, D = operand(inputs.S), operand(inputs.G.mT), inputs.G.reshape(self.batch, self.m, self.n)
+            if is_for_gluon(left, right, D, choice):
+                return "hopper_apply", choice.columns
+            small = is_for_small_gluon(left, right, D, choice)
+            return ("hopper_small_apply", choice.rows) if small else choice
+        M = operand(inputs.G if self.kind == "gram" else inputs.S)
+        if self.dtype not in DTYPES or not M.along_k or choice.promote_k:
+            return choice
+        matrices = Matrices(M=M.tensor, N=M.tensor, Z=None if self.kind == "gram" else M.tensor)
+        cut = replace(choice, tail=0) if choice.block == 64 else choice  # as `symmetric_product` has it
+        launch = gluon_launch(matrices, cut)
+        if launch is None:
+            return choice
+        return launch.__name__, None if is_for_balanced(matrices, cut) else (cut.block, cut.tail)
 
     def library(self, inputs: Inputs, out: Tensor) -> Tensor:
         """What the torch backend runs, less the gamma I (which it adds in a kernel of its own)."""
@@ -250,6 +276,10 @@ class GraphBench:
 
         # What the compiler tells apart: sizes that are multiples of 16 from others.
         rehearse(("tune", case.kind, case.dtype, case.m % 16 == 0, case.n % 16 == 0), launches, self._device)
+
+    def launched(self, case: Case, choice: Choice) -> Hashable:
+        """The same for configurations with which the same kernel is launched."""
+        return case.launched(self._inputs[0], choice)
 
     def fault(self, case: Case, choice: Choice) -> str:
         """Why this configuration is out of the question here: it does not run, or its result is wrong."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -28,6 +28,7 @@ class PlantedBench:
 
     us: Callable[[Case, Choice], float]
     wrong: Callable[[Case, Choice], str] = lambda case, choice: ""
+    same: Callable[[Case, Choice], Hashable] = lambda case, choice: choice
     processors: int = 132
     family: Family = HOPPER
     timed: str = "planted"
@@ -36,6 +37,9 @@ class PlantedBench:
 
     def prepare(self, case: Case, choices: Sequence[Choice]) -> None:
         self.prepared.append(case)
+
+    def launched(self, case: Case, choice: Choice) -> Hashable:
+        return self.same(case, choice)
 
     def fault(self, case: Case, choice: Choice) -> str:
         return self.wrong(case, choice)
