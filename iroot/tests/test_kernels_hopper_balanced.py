@@ -32,12 +32,12 @@ from iroot.kernels.symmetric_sum import (  # noqa: E402
     is_for_balanced,
     square_sums,
     symmetric_sums,
-    triton_sums,
 )
 from iroot.kernels.tiling import TILINGS, Tiling, choose_tiling, schedule  # noqa: E402
+from iroot.tests import sum_forms  # noqa: E402
+from iroot.tests.sum_forms import BOTH, gaussian, symmetric  # noqa: E402
 
 PLAIN, TAIL, SMALL, _ = TILINGS
-BOTH = (SumTerms(P=0.7, T=-1.3, Z=0.6, identity=0.25), SumTerms(P=-0.4, T=0.9, Z=1.1, identity=-0.5))
 runs_gluon = pytest.mark.skipif(bool(lacks_gluon(DEVICE)), reason=lacks_gluon(DEVICE) or "it runs")
 
 
@@ -104,29 +104,12 @@ def test_taken_where_both_operands_are_one_matrix(monkeypatch: pytest.MonkeyPatc
     assert square_sums(posed(2560), PLAIN) == 210
 
 
-def gaussian(batch: int, n: int, depth: int, dtype: torch.dtype, seed: int) -> Tensor:
-    generator = torch.Generator(device=DEVICE).manual_seed(seed)
-    A = torch.randn(batch, n, depth, generator=generator, device=DEVICE) / depth**0.5
-    return empty_rows((batch, n, depth), dtype, DEVICE).copy_(A)
-
-
-def symmetric(batch: int, n: int, dtype: torch.dtype, seed: int) -> Tensor:
-    A = gaussian(batch, n, n, torch.float32, seed)
-    return empty_rows((batch, n, n), dtype, DEVICE).copy_(A + A.mT)
-
-
 def by_both(
     matrices: Matrices, sums: tuple[SumTerms, ...], scaling: Scaling = UNSCALED
 ) -> tuple[list[Tensor], list[Tensor]]:
     from iroot.kernels.hopper_balanced import hopper_balanced_sums
 
-    batch, n, _ = matrices.M.shape
-    found, expected = ([empty_rows((batch, n, n), matrices.M.dtype, DEVICE) for _ in sums] for _ in range(2))
-    for out in found:
-        out.fill_(torch.nan)
-    hopper_balanced_sums(matrices, sums, PLAIN, found, scaling=scaling)
-    triton_sums(matrices, sums, PLAIN, expected, scaling=scaling)
-    return found, expected
+    return sum_forms.by_both(hopper_balanced_sums, matrices, sums, PLAIN, scaling)
 
 
 @pytest.mark.gpu

@@ -28,13 +28,13 @@ from iroot.kernels.symmetric_sum import (  # noqa: E402
     SumTerms,
     is_for_small_gluon,
     symmetric_sums,
-    triton_sums,
 )
 from iroot.kernels.tiling import TILINGS, Tiling, schedule  # noqa: E402
+from iroot.tests import sum_forms  # noqa: E402
+from iroot.tests.sum_forms import BOTH, gaussian, symmetric  # noqa: E402
 
 SMALL, SMALL_TAIL = TILINGS[2:]
 HALF, BRAIN = torch.float16, torch.bfloat16
-BOTH = (SumTerms(P=0.7, T=-1.3, Z=0.6, identity=0.25), SumTerms(P=-0.4, T=0.9, Z=1.1, identity=-0.5))
 runs_gluon = pytest.mark.skipif(bool(lacks_gluon(DEVICE)), reason=lacks_gluon(DEVICE) or "it runs")
 
 
@@ -105,29 +105,12 @@ def test_products_take_it_where_sums_do(n: int, taken: bool, monkeypatch: pytest
     assert not products._sum_on_hopper(turned, turned, None, whole, Terms(), SMALL)
 
 
-def gaussian(batch: int, n: int, depth: int, dtype: torch.dtype, seed: int) -> Tensor:
-    generator = torch.Generator(device=DEVICE).manual_seed(seed)
-    A = torch.randn(batch, n, depth, generator=generator, device=DEVICE) / depth**0.5
-    return empty_rows((batch, n, depth), dtype, DEVICE).copy_(A)
-
-
-def symmetric(batch: int, n: int, dtype: torch.dtype, seed: int) -> Tensor:
-    A = gaussian(batch, n, n, torch.float32, seed)
-    return empty_rows((batch, n, n), dtype, DEVICE).copy_(A + A.mT)
-
-
 def by_both(
     matrices: Matrices, sums: tuple[SumTerms, ...], scaling: Scaling = UNSCALED
 ) -> tuple[list[Tensor], list[Tensor]]:
     from iroot.kernels.hopper_small_sum import hopper_small_sums
 
-    batch, n, _ = matrices.M.shape
-    found, expected = ([empty_rows((batch, n, n), matrices.M.dtype, DEVICE) for _ in sums] for _ in range(2))
-    for out in found:
-        out.fill_(torch.nan)
-    hopper_small_sums(matrices, sums, SMALL, found, scaling=scaling)
-    triton_sums(matrices, sums, SMALL, expected, scaling=scaling)
-    return found, expected
+    return sum_forms.by_both(hopper_small_sums, matrices, sums, SMALL, scaling)
 
 
 @pytest.mark.gpu

@@ -26,13 +26,13 @@ from iroot.kernels.symmetric_sum import (  # noqa: E402
     SumTerms,
     is_for_gluon,
     symmetric_sums,
-    triton_sums,
 )
 from iroot.kernels.tiling import GRADED_TILINGS, Tiling, schedule  # noqa: E402
+from iroot.tests import sum_forms  # noqa: E402
+from iroot.tests.sum_forms import BOTH, gaussian, symmetric  # noqa: E402
 
 PLAIN, TAIL, SMALL = GRADED_TILINGS
 HALF, BRAIN = torch.float16, torch.bfloat16
-BOTH = (SumTerms(P=0.7, T=-1.3, Z=0.6, identity=0.25), SumTerms(P=-0.4, T=0.9, Z=1.1, identity=-0.5))
 runs_gluon = pytest.mark.skipif(bool(lacks_gluon(DEVICE)), reason=lacks_gluon(DEVICE) or "it runs")
 
 
@@ -76,33 +76,12 @@ def test_what_cannot_run_it_keeps_tritons_kernel(monkeypatch: pytest.MonkeyPatch
         assert lacks_gluon(torch.device("cuda", 100 + index)) == reason
 
 
-def padded(A: Tensor, dtype: torch.dtype) -> Tensor:
-    batch, m, n = A.shape
-    return empty_rows((batch, m, n), dtype, A.device).copy_(A)
-
-
-def gaussian(batch: int, n: int, depth: int, dtype: torch.dtype, seed: int) -> Tensor:
-    generator = torch.Generator(device=DEVICE).manual_seed(seed)
-    return padded(torch.randn(batch, n, depth, generator=generator, device=DEVICE) / depth**0.5, dtype)
-
-
-def symmetric(batch: int, n: int, dtype: torch.dtype, seed: int) -> Tensor:
-    A = gaussian(batch, n, n, dtype, seed)
-    return padded(A + A.mT, dtype)
-
-
 def by_both(
     matrices: Matrices, sums: tuple[SumTerms, ...], tiling: Tiling, scaling: Scaling = UNSCALED
 ) -> tuple[list[Tensor], list[Tensor]]:
     from iroot.kernels.hopper_sum import hopper_sums
 
-    batch, n, _ = matrices.M.shape
-    found, expected = ([empty_rows((batch, n, n), matrices.M.dtype, DEVICE) for _ in sums] for _ in range(2))
-    for out in found:
-        out.fill_(torch.nan)
-    hopper_sums(matrices, sums, tiling, found, scaling=scaling)
-    triton_sums(matrices, sums, tiling, expected, scaling=scaling)
-    return found, expected
+    return sum_forms.by_both(hopper_sums, matrices, sums, tiling, scaling)
 
 
 @pytest.mark.gpu
