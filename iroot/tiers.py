@@ -81,9 +81,9 @@ class Tier:
         """The error at a bound beyond `largest_kappa` where sums have an exact trace, None beyond `far_kappa`.
 
         Largest of eight spectra, with one eigenvalue small where nothing else is said, p = 1, 2, 3, 4, 8, sums as short
-        as `iroot.graded_steps.sum_for` has them, n = 512: 9.7e-2, 4.9e-2, 3.3e-2, 2.5e-2 and (half of them small)
-        1.7e-2 at kappa 1e6; 1.7e-2, 9.2e-3, 6.4e-3, 4.0e-3 and (half) 1.9e-3 at 2e5; 1.2e-2, 6.9e-3, 4.5e-3, 2.8e-3 and
-        (half) 1.6e-3 at 1e5. At 1e6 half: 3.5e-2, 2.8e-2, 1.9e-2, 2.5e-2; log-spaced: 1.9e-3, 1.3e-3, 9.8e-4,
+        as `iroot.graded_steps.sum_for` has them, n = 512: 9.7e-2, 4.9e-2, 3.3e-2, 2.2e-2 and (half of them small)
+        6.4e-3 at kappa 1e6; 1.7e-2, 9.2e-3, 6.4e-3, 4.0e-3 and (half) 1.7e-3 at 2e5; 1.2e-2, 6.9e-3, 4.5e-3, 2.6e-3 and
+        (a tenth) 1.5e-3 at 1e5. At 1e6 half: 2.4e-2, 1.6e-2, 1.2e-2, 1.3e-2; log-spaced: 1.9e-3, 1.3e-3, 9.8e-4,
         1.1e-3 (CPU emulation, 2026-11-23; with 512 columns in every step it gives 0.34, 0.18 and 0.066 for one small, p
         = 1, 2, 4, kappa 2e5, and 6.8e-3, 4.2e-3 and 2.0e-3 log-spaced at 1e6, and an H100 0.34, 0.18 and 0.066, 7.3e-3,
         3.7e-3 and 1.9e-3).
