@@ -341,7 +341,7 @@ def square_norms_kernel(
     weight = 2.0
     if row == col:
         weight = 1.0
-    # By rows first, so that warps meet once. In another order 128 x 128 spill, 552 bytes of stack for 16 (Triton 3.6).
+    # By rows first, so that the warps meet once. In another order 128 x 128 spill: a stack of 552 bytes for 16 (Triton 3.6).
     fourth = tl.sum(value * value, 1)
     if BLOCK > 64:
         tile = tile_word.load([batch, row, col]).reshape(BLOCK, BLOCK)
