@@ -33,7 +33,7 @@ def entry(
     method: str, precision: str, microseconds: float, error: float, mode: Mode = Mode.GRAPH, *, target: float = 0.0
 ) -> CaseSummary:
     """Three launches with this median of medians, two seeds whose larger error is `error`."""
-    case = factories.make_case(method, precision=precision, n=512, problem="logspace_1e4", mode=mode)
+    case = factories.make_case(method, precision=precision, n=512, problem="wishart", mode=mode)
     if target:
         case = case.model_copy(update={"options": (("target", target),)})
     return CaseSummary(
@@ -98,7 +98,7 @@ def test_a_choice_that_was_not_measured_is_listed_apart(script: ModuleType) -> N
     code, text = printed(script, rows)
     assert code == 0
     assert rows[0].seconds is None
-    assert "not measured: graded_pe fp16 for inverse_root p=2 512x512 logspace_1e4, rtol 0.001, expected 1" in text
+    assert "not measured: graded_pe fp16 for inverse_root p=2 512x512 wishart, rtol 0.001, expected 1" in text
     assert "best coupled_pe fp32 345 us" in text
 
 

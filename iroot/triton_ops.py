@@ -24,7 +24,6 @@ from iroot.kernels.operands import OPERAND_DTYPES, TRITON_DTYPES, processors
 from iroot.kernels.symmetric import Terms, symmetric_product
 from iroot.odd_steps import OddStep, StepBound
 from iroot.precision import Precision
-from iroot.scaling import BOUND_ROUNDOFFS
 from iroot.torch_ops import FloatingOps
 from iroot.triton_layouts import EAGER_FLOPS, SMALLEST_FUSED, CompiledLayouts, Launches
 
@@ -147,12 +146,12 @@ class TritonOps(TritonSymmetricOps):
         return result if choice == "kernel" else library(A, B, C, alpha, beta)
 
     def square_bound(self, A: Tensor, *, eps: float) -> Tensor | None:
-        """`square` of M = A + eps I, raised by what rounding M to 16 bits may move it."""
+        """min(||M^2||_F, ||M^2||_inf)^(1/2), M = A + eps I, raised by what rounding M to 16 bits may move it."""
         if not self._suits_fused(A):
             return None
         if self._choose(("square_bound", A.shape, A.stride()), math.inf) == "library":
             return None
-        slack = 1.0 + BOUND_ROUNDOFFS * self.precision.unit_roundoff
+        slack = 1.0 + 4.0 * self.precision.unit_roundoff
         return square_bound(A, eps=eps, dtype=self.storage, slack=slack)
 
     def graded_root(self, A: Tensor, scale: Tensor, steps: Sequence[WordStep], *, p: int, eps: float) -> Tensor | None:

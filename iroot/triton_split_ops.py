@@ -11,7 +11,6 @@ from iroot.kernels.graded_root import square_bound
 from iroot.kernels.split_product import Factors, product_of_words, split_gram
 from iroot.kernels.split_words import split
 from iroot.precision import SPLIT, Precision, get_precision
-from iroot.scaling import BOUND_ROUNDOFFS
 from iroot.split_ops import SplitOps, Words
 from iroot.triton_layouts import SMALLEST_FUSED, CompiledLayouts
 
@@ -45,10 +44,10 @@ class TritonSplitOps(SplitOps):
         return split_gram(words, promote_k=self._promote_k)
 
     def square_bound(self, A: Tensor, *, eps: float) -> Tensor | None:
-        """`square` of M = A + eps I, raised by what rounding M to float16 may move it."""
+        """min(||M^2||_F, ||M^2||_inf)^(1/2), M = A + eps I, raised by what rounding M to float16 may move it."""
         if A.dtype is not torch.float32 or A.shape[-1] < SMALLEST_FUSED or not self._layouts.suit("square_bound", A):
             return None
-        return square_bound(A, eps=eps, slack=1.0 + BOUND_ROUNDOFFS * get_precision("fp16").unit_roundoff)
+        return square_bound(A, eps=eps, slack=1.0 + 4.0 * get_precision("fp16").unit_roundoff)
 
     def _multiply_add(
         self, A: Tensor, B: Tensor, C: Tensor | None, alpha: float, beta: float, *, identity: float = 0.0

@@ -36,7 +36,6 @@ from iroot.kernels.word_launch import (
     quadratic_call,
 )
 from iroot.kernels.words import PRODUCT, QUADRATIC, UPDATE, square_bound_kernel, square_norms_kernel
-from iroot.moments import POINTS, regularisation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +97,10 @@ def variants(steps: Sequence[WordStep]) -> tuple[int, ...]:
 
 
 def square_bound(A: Tensor, *, eps: float = 0.0, dtype: torch.dtype = torch.float16, slack: float = 1.0) -> Tensor:
-    """min(||M^2||_inf^(1/2), what five moments allow) >= lambda_max of M = A + eps I, from a square in 16 bits.
+    """min(||M^2||_F, ||M^2||_inf)^(1/2) >= lambda_max of M = A + eps I, from a square in 16 bits.
 
-    `iroot.moments` has the second. The mean diagonal t is divided out and taken off, M = t (I + S), so that S fits 16
-    bits (its entries stay below n) and M^2 = t^2 (S^2 + 2 S + I) loses no digits of the diagonal.
+    The mean diagonal t is divided out and taken off, M = t (I + S), so that S fits 16 bits (its entries stay below n)
+    and M^2 = t^2 (S^2 + 2 S + I) loses no digits of the diagonal.
 
     Args:
         A: (..., n, n) float32, symmetric positive semidefinite, not zero.
@@ -128,20 +127,20 @@ def _square_bound(matrix: Tensor, eps: float, dtype: torch.dtype, slack: float) 
     S, unit = begin(matrix, None, eps, dtype)
     programs = device_programs(n, batches, tiling.block, 0, device)
     tiles, blocks = programs.shape[0] // batches, triton.cdiv(n, tiling.block)
-    moments = torch.empty(4, batches, tiles, dtype=torch.float32, device=device)
+    frobenius = torch.empty(batches, tiles, dtype=torch.float32, device=device)
     row_sums = torch.empty(batches, blocks, n, dtype=torch.float32, device=device)
     overlap, early = device.type == "cuda", lets_in(batches, n)
     on_grid(square_norms_kernel, (programs.shape[0],))(
         programs, descriptor(S.word, tiling.block, tiling.block_k),
-        descriptor(S.word, tiling.block, tiling.block), S.word, S.word.stride(1), moments, row_sums, tiles, blocks, n,
+        descriptor(S.word, tiling.block, tiling.block), S.word, S.word.stride(1), frobenius, row_sums, tiles, blocks, n,
         BLOCK=tiling.block, BLOCK_K=tiling.block_k, OVERLAP=overlap, EARLY=early,
         num_warps=tiling.warps, num_stages=tiling.stages, launch_pdl=overlap,
     )  # fmt: skip
     bound = torch.empty(batches, dtype=torch.float32, device=device)
     on_grid(square_bound_kernel, (batches,))(
-        moments, row_sums, unit, bound, tiles, blocks, n, regularisation(n), slack,
-        COUNT=triton.next_power_of_2(tiles), BLOCKS=triton.next_power_of_2(blocks), COLUMNS=1024, POINTS=POINTS,
-        OVERLAP=overlap, EARLY=early, num_warps=16, launch_pdl=overlap,
+        frobenius, row_sums, unit, bound, tiles, blocks, n, slack,
+        COUNT=triton.next_power_of_2(tiles), BLOCKS=triton.next_power_of_2(blocks), COLUMNS=1024, OVERLAP=overlap,
+        EARLY=early, num_warps=16, launch_pdl=overlap,
     )  # fmt: skip
     return bound
 

@@ -316,14 +316,12 @@ def square_norms_kernel(
     programs,
     word, tile_word,  # S of A / t = I + S, in blocks for a product and as a tile
     plain, pitch,  # S again, rows of `pitch` elements
-    moments,  # (4, batches, tiles): of S^2 and S the sums S, S * S, S * S^2, S^2 * S^2 over all that a tile stands for
+    frobenius,  # (batches, tiles): sums of squares of A^2 / t^2
     row_sums,  # (batches, blocks, n): sums of absolute values over one block of columns
     tiles, blocks, n,
     BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, OVERLAP: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """Sums of S^2, and by rows of (I + S)^2 = S^2 + 2 S + I, which are not stored. A program has one tile on or below
-    the diagonal.
-    """
+    """Norms of (I + S)^2 = S^2 + 2 S + I, which is not stored; one tile on or below the diagonal per program."""
     program = programs + 4 * tl.program_id(0)
     batch = tl.load(program)
     row = tl.multiple_of(tl.load(program + 1), BLOCK)
@@ -339,19 +337,12 @@ def square_norms_kernel(
     value = accumulate(value, word, word, batch, row, col, n, BLOCK, BLOCK_K, 0, True, True)
     if BLOCK > 64:
         tile = tile_word.load([batch, row, col]).reshape(BLOCK, BLOCK)
-    s = tile.to(tl.float32)
-    on_diagonal = (i[:, None] == j[None, :]) & (i[:, None] < n)
+    value += 2.0 * tile.to(tl.float32)
+    value += tl.where((i[:, None] == j[None, :]) & (i[:, None] < n), 1.0, 0.0)
     weight = 2.0
     if row == col:
         weight = 1.0
-    # By rows first, so that the warps meet once.
-    first = tl.join(tl.sum(tl.where(on_diagonal, s, 0.0), 1), weight * tl.sum(s * s, 1))
-    second = tl.join(weight * tl.sum(s * value, 1), weight * tl.sum(value * value, 1))
-    both = tl.sum(tl.join(first, second), 0)
-    a = tl.arange(0, 2)
-    tl.store(moments + (a[:, None] + 2 * a[None, :]) * tl.num_programs(0) + tl.program_id(0), both)
-    value += 2.0 * s
-    value += tl.where(on_diagonal, 1.0, 0.0)
+    tl.store(frobenius + tl.program_id(0), weight * tl.sum(value * value))
     size = tl.abs(value)
     sums = row_sums + batch.to(tl.int64) * blocks * n
     tl.store(sums + (col // BLOCK) * n + i, tl.sum(size, 1), mask=i < n)
@@ -367,61 +358,23 @@ def _parts_of(sums, start, blocks, n, BLOCKS: tl.constexpr, COLUMNS: tl.constexp
     return tl.load(sums + b * n + i, mask=(b < blocks) & (i < n), other=0.0)
 
 
-@triton.jit
-def _largest_of(m0, m1, m2, m3, m4, highest, relative, POINTS: tl.constexpr):
-    """`iroot.moments.largest`."""
-    raised = 1.0 + relative
-    m2 = tl.maximum(m2, 1e-30)
-    m4 = tl.maximum(m4, m2 * m2 / m0)
-    inverse_0 = 1.0 / (m0 * raised)
-    l1 = m1 * inverse_0
-    l2 = m2 * inverse_0
-    d1 = m2 * raised - l1 * m1
-    inverse_1 = 1.0 / d1
-    l3 = (m3 - l2 * m1) * inverse_1
-    inverse_2 = 1.0 / tl.maximum(m4 * raised - l2 * m2 - l3 * l3 * d1, 1e-12 * m4)
-    high = tl.maximum(tl.minimum(highest, 1.001 * tl.sqrt(tl.sqrt(m4))), 0.0)
-    low = tl.minimum(high, 0.5 * (l3 + tl.sqrt(tl.maximum(l3 * l3 + 4.0 * (l2 - l3 * l1), 0.0))))
-    i = tl.arange(0, POINTS)
-    for _ in tl.static_range(2):
-        step = (high - low) * (1.0 / POINTS)
-        x = high - step * i
-        linear = x - l1
-        quadratic = x * x - l2 - l3 * linear
-        f = inverse_0 + linear * linear * inverse_1 + quadratic * quadratic * inverse_2
-        first = tl.min(tl.where(f <= 1.0, i, POINTS), 0)
-        high -= step * tl.maximum(first - 1, 0)
-        low = tl.maximum(low, high - step)
-    return high
-
-
-@triton.jit(do_not_specialize=["tiles", "blocks", "n"])
+@triton.jit(do_not_specialize=["tiles", "blocks"])
 def square_bound_kernel(
-    moments, row_sums, unit, bound, tiles, blocks, n, relative, slack,
-    COUNT: tl.constexpr, BLOCKS: tl.constexpr, COLUMNS: tl.constexpr, POINTS: tl.constexpr,
-    OVERLAP: tl.constexpr, EARLY: tl.constexpr,
+    frobenius, row_sums, unit, bound, tiles, blocks, n, slack,
+    COUNT: tl.constexpr, BLOCKS: tl.constexpr, COLUMNS: tl.constexpr, OVERLAP: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """min(||A^2||_inf^(1/2), what five moments allow), a little raised, from the partial sums of one matrix."""
+    """min(||A^2||_F, ||A^2||_inf)^(1/2), a little raised, from the partial sums of one matrix."""
     batch = tl.program_id(0)
     _wait(OVERLAP, EARLY)
     # All that a matrix of COLUMNS rows takes is on its way before the first sum.
     mean = tl.load(unit + batch)
     tile = tl.arange(0, COUNT)
-    own = moments + batch * tiles + tile
-    all_tiles = tl.num_programs(0) * tiles
-    terms_1 = tl.load(own, mask=tile < tiles, other=0.0)
-    terms_2 = tl.load(own + all_tiles, mask=tile < tiles, other=0.0)
-    terms_3 = tl.load(own + 2 * all_tiles, mask=tile < tiles, other=0.0)
-    terms_4 = tl.load(own + 3 * all_tiles, mask=tile < tiles, other=0.0)
+    squares = tl.load(frobenius + batch * tiles + tile, mask=tile < tiles, other=0.0)
     sums = row_sums + batch.to(tl.int64) * blocks * n
     parts = _parts_of(sums, 0, blocks, n, BLOCKS, COLUMNS)
-    m1 = tl.sum(terms_1, 0).to(tl.float64)
-    m2 = tl.sum(terms_2, 0).to(tl.float64)
-    m3 = tl.sum(terms_3, 0).to(tl.float64)
-    m4 = tl.sum(terms_4, 0).to(tl.float64)
+    norm = tl.sqrt(tl.sum(squares, 0))
     largest = tl.maximum(tl.sum(parts, 0), 0.0)
     for start in range(COLUMNS, n, COLUMNS):
         largest = tl.maximum(largest, tl.sum(_parts_of(sums, start, blocks, n, BLOCKS, COLUMNS), 0))
-    highest = tl.sqrt(tl.max(largest, 0)).to(tl.float64) - 1.0
-    found = _largest_of(tl.cast(n, tl.float64), m1, m2, m3, m4, highest, tl.cast(relative, tl.float64), POINTS)
-    tl.store(bound + batch, mean * (1.0 + found.to(tl.float32)) * slack)
+    smaller = tl.minimum(norm, tl.max(largest, 0))
+    tl.store(bound + batch, mean * tl.sqrt(smaller) * slack)

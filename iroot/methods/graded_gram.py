@@ -96,7 +96,7 @@ def graded_gram(operands: Operands, ops: Ops, options: GradedGramOptions) -> Ten
 
 
 def _fused_root(R: Tensor, ops: Ops, schedule: Schedule, options: GradedGramOptions) -> Tensor | None:
-    """R^(-1/2) by fused kernels, or None. The scaling `square` bounds R as `_upper_bound` does, or closer."""
+    """R^(-1/2) by fused kernels, or None. ||R^2||^(1/2) <= ||R|| in both norms, so the square alone bounds R."""
     bound = None if options.promote_k == 0 else ops.square_bound(R, eps=0.0)
     steps = word_steps(schedule, promote_k=options.promote_k)
     return None if bound is None else ops.graded_root(R, bound, steps, p=2, eps=0.0)

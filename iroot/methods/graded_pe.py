@@ -26,9 +26,8 @@ def graded_pe(operands: Operands, ops: Ops, options: GradedOptions) -> Tensor:
 
     `iroot/methods/_graded.py` says why this succeeds in 16 bits where a coupled iteration fails.
 
-    Error in float16, p = 2 to 4: 1e-3 for kappa 1e2 to 1e4, 1.4e-3 where a quarter or half of the eigenvalues are
-    small, and 5e-3 to 1e5, on tensor cores more where a few are small and all others large (`iroot.tiers.Tier`); the
-    residual X^p A - I is larger than that suggests (up to 2).
+    Error in float16, p = 2: 1e-3 for kappa 1e2 to 1e4 and 4e-3 to 1e5, on tensor cores more where a few eigenvalues are
+    small and all others large (`iroot.tiers.Tier`); the residual X^p A - I is larger than that suggests (up to 2).
     Error in FP8 E4M3, log-spaced spectra: 5.3e-2 for kappa 1e1 to 1e3, 0.2 at 1e4, divergence from 1e5 on; with half of
     the eigenvalues small 8e-2 at kappa 300 and 0.33 at 1e3 (p = 1, 2, 4, n = 64 to 320, CPU emulation, 2026-11).
     """

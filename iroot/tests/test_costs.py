@@ -8,7 +8,6 @@ import torch
 from iroot.costs import seconds
 from iroot.planning import Choice, Demand, choose
 from iroot.registry import Workload, get_method
-from iroot.scaling import get_scaling
 
 HOPPER, AMPERE, ADA = (9, 0), (8, 0), (8, 9)
 MEASURED = [
@@ -37,11 +36,6 @@ MEASURED = [
 """Task, method, precision, p, n, batch, k, condition number, seconds: `reports/h100-production.md`, 2026-11."""
 
 
-def lower_after(task: str, n: int, kappa: float) -> float:
-    """What the timed schedules were made for: `square` was then taken to be up to n^(1/4) times lambda_max."""
-    return 0.95 / kappa if task == "polar" else 0.95 / kappa * get_scaling("square").looseness(n) / n**0.25
-
-
 @pytest.mark.parametrize(("task", "method", "precision", "p", "n", "batch", "k", "kappa", "measured"), MEASURED)
 def test_the_model_is_within_a_sixth_of_the_measured_times(
     task: str,
@@ -55,7 +49,7 @@ def test_the_model_is_within_a_sixth_of_the_measured_times(
     measured: float,
 ) -> None:
     spec = get_method(task, method)
-    workload = Workload(m=n, n=n, precision=precision, batch=batch, k=k, p=p, lower=lower_after(task, n, kappa))
+    workload = Workload(m=n, n=n, precision=precision, batch=batch, k=k, p=p, lower=0.95 / kappa)
     assert seconds(spec, workload, spec.options(), capability=HOPPER) == pytest.approx(measured, rel=1 / 6)
 
 
