@@ -21,11 +21,15 @@ OutputOption = Annotated[
         dir_okay=False,
     ),
 ]
+FilterOption = Annotated[
+    str | None, typer.Option(metavar="EXPR", help="Cases to show, of all that were compared: 'task=polar,n>=1024'.")
+]
 
 
 def report(
     run: RunArgument = LATEST,
     output: OutputOption = None,
+    filter: FilterOption = None,
     against: AgainstOption = None,
     force: ForceOption = False,
     json: JsonOption = False,
@@ -54,22 +58,27 @@ def report(
 
         iroot bench report latest --against baseline --output report.md
 
+        iroot bench report latest --filter task=polar
+
         iroot bench report --spectral --method graded_pe --precision fp16_emulated --p 4 --kappa 1e5
     """
     choices = {"method": method, "table": table, "steps": steps, "p": p, "n": n, "problem": problem, "kappa": kappa,
                "lower": lower, "precision": precision, "seed": seed}  # fmt: skip
     path = store_path(store)
     if spectral:
-        given = {"RUN": run != LATEST, "--against": against is not None, "--force": force}
+        given = {"RUN": run != LATEST, "--against": against is not None, "--force": force,
+                 "--filter": filter is not None}  # fmt: skip
         flags.refuse_run_flags([name for name, present in given.items() if present])
         request = flags.spectral_request(choices, option)
         flags.write(request, store=path, output=output, plot=plot, as_json=json)
         return
     flags.refuse_spectral_flags({**choices, "option": option, "plot": plot})
-    _report_run(run, path, output=output, against=against, force=force, as_json=json)
+    _report_run(run, path, output=output, shown=filter, against=against, force=force, as_json=json)
 
 
-def _report_run(run: str, path: Path, *, output: Path | None, against: str | None, force: bool, as_json: bool) -> None:
+def _report_run(
+    run: str, path: Path, *, output: Path | None, shown: str | None, against: str | None, force: bool, as_json: bool
+) -> None:
     from harness.reference import compare_or_reason
     from harness.report.markdown import write_report
     from harness.store import Store
@@ -77,7 +86,9 @@ def _report_run(run: str, path: Path, *, output: Path | None, against: str | Non
     opened = Store(path)
     summary = opened.summary(run_id_of(opened, run))
     attempt = compare_or_reason(opened, summary.run.run_id, against, force)
-    written = write_report(summary, attempt.comparison, store=path, output=output, no_comparison=attempt.reason)
+    written = write_report(
+        summary, attempt.comparison, store=path, output=output, no_comparison=attempt.reason, shown=shown
+    )
     if as_json:
         print_json({"run_id": summary.run.run_id, "path": str(written)})
     else:

@@ -17,6 +17,7 @@ from harness.records import Comparison, RunRecord, RunSummary
 from harness.report import by_kappa, notes, tables, toml_text
 from harness.report import format as text
 from harness.report.catalog import Catalog, is_opponent, registry_facts, task_formula
+from harness.report.part import part_of_comparison, part_of_run
 from harness.report.roofline import peaks_line
 from harness.report.tables import Column, Table, build
 from harness.report.verdicts import ComparisonView, comparison_view
@@ -33,20 +34,28 @@ def render_run(
     no_comparison: str | None = None,
     catalog: Catalog = registry_facts,
     figure_prefix: str | None = None,
+    shown: str | None = None,
 ) -> str:
     """The report of a run.
 
     Args:
+        shown: a filter; of the cases that were measured and compared, those that it keeps are shown.
         no_comparison: why there is no comparison, where it is more than the lack of a reference.
         catalog: facts of methods (FLOPs, roles); the registry by default.
         figure_prefix: what the names of the figures beside the report begin with; None: it has none.
     """
+    measured = len(summary.run.cases)
+    if shown is not None:
+        summary = part_of_run(summary, shown)
+        comparison = None if comparison is None else part_of_comparison(comparison, shown)
     view = run_view(summary, catalog=catalog)
     compared = None if comparison is None else comparison_view(comparison)
     run = summary.run
     values = {
         "run": run,
         "view": view,
+        "shown": shown,
+        "measured": measured,
         "comparison": compared,
         "outcome_line": notes.outcome_line(view),
         "machine_line": machine_line(run),
@@ -90,14 +99,18 @@ def write_report(
     store: Path,
     output: Path | None = None,
     no_comparison: str | None = None,
+    shown: str | None = None,
 ) -> Path:
     """Write a run's report, by default as `report.md` into its run folder, with its figures, and return its path.
+
+    Args:
+        shown: as of `render_run`.
 
     Raises:
         UsageError: the file cannot be written.
     """
     path = output or run_folder(store, summary.run.run_id) / REPORT_NAME
-    rendered = render_run(summary, comparison, no_comparison=no_comparison, figure_prefix=path.stem)
+    rendered = render_run(summary, comparison, no_comparison=no_comparison, figure_prefix=path.stem, shown=shown)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(rendered, encoding="utf-8")
@@ -105,7 +118,8 @@ def write_report(
         raise UsageError(
             f"cannot write the report to {path}: {error.strerror}; name another place with --output"
         ) from None
-    by_kappa.write_figures(by_kappa.kappa_groups(run_view(summary)), path.parent, path.stem)
+    drawn = summary if shown is None else part_of_run(summary, shown)
+    by_kappa.write_figures(by_kappa.kappa_groups(run_view(drawn)), path.parent, path.stem)
     return path
 
 

@@ -14,6 +14,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from harness.compare import FAILING
+from harness.errors import UsageError
 from harness.records import Mode, Outcome, Quality, RunStatus, SourceIdentity, Verdict
 from harness.report.catalog import registry_facts
 from harness.report.markdown import render_comparison, render_run, write_report
@@ -128,6 +129,22 @@ def test_planted_records_hold_every_outcome_and_verdict() -> None:
 # --- views ------------------------------------------------------------------------------------------------------------
 
 ROOT = "inverse_root/{}/512/wishart"
+
+
+def test_a_part_shows_what_the_filter_keeps_and_says_so() -> None:
+    summary, comparison = planted.run_summary(planted.every_outcome()), planted.comparison()
+    kept = [each for each in summary.run.cases if each.case.task == "polar"]
+    assert 0 < len(kept) < len(summary.run.cases)
+    whole, part = (
+        render_run(summary, comparison, catalog=planted.planted_facts, shown=shown) for shown in (None, "task=polar")
+    )
+    total = len(summary.run.cases)
+    assert f"Of its {total} cases those that match `task=polar` are shown: {len(kept)} cases" in part
+    assert "### inverse_root" in whole
+    assert "### inverse_root" not in part
+    assert "### polar" in part
+    with pytest.raises(UsageError, match=r"keeps no case of run .*: no case has method 'nosuch'"):
+        render_run(summary, comparison, shown="method=nosuch")
 
 
 def test_choice_is_the_fastest_within_the_target_on_every_seed() -> None:
