@@ -45,10 +45,10 @@ def kernels(
     """Time every configuration of the symmetric product and of the product with an addend on this GPU.
 
     Optional: without a table the kernels take the configuration that a model of the GPU chooses. A table replaces it
-    where another one is more than 2 % faster in all of five rounds but one; shapes are matched exactly. The table is kept
+    where another one is more than 2 % faster in four rounds of five; shapes are matched exactly. The table is kept
     after every shape: the same command goes on where it was ended, and other shapes are added. It holds for this GPU,
-    this version of Triton and the present kernels. Written to the user's cache, it is used from the next process on; one
-    written elsewhere where IROOT_KERNEL_TABLE names it. IROOT_KERNEL_TABLE=none leaves all tables out.
+    this version of Triton and the present kernels. Written to the user's cache, it is used from the next process on;
+    one written elsewhere where IROOT_KERNEL_TABLE names it. IROOT_KERNEL_TABLE=none leaves all tables out.
 
     Examples:
 
