@@ -29,7 +29,7 @@ from harness.kernel_change import kernel_change
 from harness.launch_blocks import MIN_BLOCKS, blocks_between
 from harness.qualification import MOST_TAU, RAISED, Qualification
 from harness.quality import Accuracy, QualityVerdict, compare_quality
-from harness.records import CaseSummary, CaseVerdict, Comparison, Design, Outcome, RunStatus, RunSummary, Verdict
+from harness.records import CaseSummary, CaseVerdict, Comparison, Design, Mode, Outcome, RunStatus, RunSummary, Verdict
 from harness.resource_verdict import first_call_verdict, memory_verdict, resources_of
 from harness.time_verdict import TimeRules, TimeVerdict, control_shift, percent, time_verdicts
 
@@ -241,11 +241,20 @@ def _why_not_timed(pair: CasePair) -> str | None:
         if summary.outcome is not Outcome.OK:
             return f"{side}: {_failure(summary)}"
     policies = mine.planned.timing, theirs.planned.timing
-    for name in ("cold", "input_sets", "min_graph_s"):
+    names = ("cold", "input_sets", "min_graph_s") if _short_in_a_graph(pair) else ("cold", "input_sets")
+    for name in names:
         ours, others = (getattr(policy, name) for policy in policies)
         if ours != others:
             return f"timed differently: {name} {ours} != {others}; measure both sides by one manifest"
     return None
+
+
+def _short_in_a_graph(pair: CasePair) -> bool:
+    """Whether calls of either side are so short that `min_graph_s` of either has them share a CUDA graph."""
+    sides = pair.candidate, pair.reference
+    limit = max(side.planned.timing.min_graph_s for side in sides)
+    graph = pair.candidate.planned.case.mode is Mode.GRAPH and not pair.candidate.planned.timing.cold
+    return graph and any(min(side.launch_medians_s.values(), default=0.0) < limit for side in sides)
 
 
 def _outcome_ruling(pair: CasePair) -> _Ruling:

@@ -153,7 +153,9 @@ def begun_table(path: Path, fresh: KernelTable) -> KernelTable:
     reason = table.identity.stale(fresh.identity) or _other_software(table.provenance, fresh.provenance)
     if reason:
         raise InvalidInputError(f"{path} cannot be gone on with: {reason}; remove it, or name another file")
-    provenance = replace(fresh.provenance, created=table.provenance.created)
+    earlier, now = table.provenance.command, fresh.provenance.command
+    command = earlier if now in earlier.split("; ") else f"{earlier}; {now}"
+    provenance = replace(fresh.provenance, created=table.provenance.created, command=command)
     return replace(fresh, provenance=provenance, entries=table.entries)
 
 

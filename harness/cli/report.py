@@ -17,7 +17,8 @@ OutputOption = Annotated[
         "--output",
         "-o",
         metavar="FILE",
-        help="Default: report.md in the run's folder; with --spectral a file in spectral/ beside the store.",
+        help="Default: report.md in the run's folder, with --filter report-part.md; with --spectral a file in "
+        "spectral/ beside the store.",
         dir_okay=False,
     ),
 ]

@@ -24,6 +24,7 @@ from harness.report.verdicts import ComparisonView, comparison_view
 from harness.report.view import RunView, grouped, run_view
 
 REPORT_NAME = "report.md"
+PART_NAME = "report-part.md"
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -101,7 +102,7 @@ def write_report(
     no_comparison: str | None = None,
     shown: str | None = None,
 ) -> Path:
-    """Write a run's report, by default as `report.md` into its run folder, with its figures, and return its path.
+    """Write a run's report and its figures, by default into its folder, as `report.md` or, of a part, `report-part.md`.
 
     Args:
         shown: as of `render_run`.
@@ -109,7 +110,7 @@ def write_report(
     Raises:
         UsageError: the file cannot be written.
     """
-    path = output or run_folder(store, summary.run.run_id) / REPORT_NAME
+    path = output or run_folder(store, summary.run.run_id) / (REPORT_NAME if shown is None else PART_NAME)
     rendered = render_run(summary, comparison, no_comparison=no_comparison, figure_prefix=path.stem, shown=shown)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -136,7 +136,7 @@ class TestTime:
         candidate = run_of(Side(changes={"launch_medians_s": likely}), *steady, number=2)
         return compare(candidate, run_of(Side(noise=0.0), *steady), kind="paired").verdicts[0]
 
-    @pytest.mark.parametrize(("name", "value", "usual"), [("cold", True, False), ("min_graph_s", 1e-4, 0.0)])
+    @pytest.mark.parametrize(("name", "value", "usual"), [("cold", True, False), ("min_graph_s", 1.0, 0.0)])
     def test_timed_by_another_policy(self, name: str, value: object, usual: object) -> None:
         other = planned()
         other = other.model_copy(update={"timing": other.timing.model_copy(update={name: value})})
@@ -144,6 +144,11 @@ class TestTime:
         assert row.verdict is Verdict.INCONCLUSIVE
         assert row.reason == f"timed differently: {name} {value} != {usual}; measure both sides by one manifest"
         assert row.ratio is None
+
+    def test_calls_too_long_to_share_a_graph_are_timed_alike(self) -> None:
+        shared = planned()
+        shared = shared.model_copy(update={"timing": shared.timing.model_copy(update={"min_graph_s": 1e-6})})
+        assert judge(Side(time=2.0, planned=shared), Side()).verdict is Verdict.REGRESSED
 
 
 class TestTau:

@@ -126,7 +126,7 @@ def test_an_interrupted_search_goes_on_and_knows_what_it_has(tmp_path: Path) -> 
         tune(cases, first, begun=planted_table(), keep=keep)
     later = replace(planted_table(), provenance=replace(PROVENANCE, created="2026-12-01T00:00:00+00:00", command="new"))
     begun = begun_table(path, later)
-    assert (begun.provenance.created, begun.provenance.command) == (PROVENANCE.created, "new")
+    assert (begun.provenance.created, begun.provenance.command) == (PROVENANCE.created, "iroot tune kernels; new")
     table = tune(cases, second, begun=begun, keep=lambda table: write_kernel_table(path, table))
     assert (first.prepared, second.prepared) == (cases[:2], cases[2:])
     assert [each.shape for each in table.entries] == [case.shape for case in cases]
