@@ -23,8 +23,9 @@ from iroot.kernels.multiply_add import (
 )
 from iroot.kernels.operands import operand, present_family, processors
 from iroot.kernels.rehearsal import rehearse
+from iroot.kernels.sum_launch import gluon_launch, is_for_balanced
 from iroot.kernels.symmetric import UNITS, Terms, symmetric_product
-from iroot.kernels.symmetric_sum import Matrices, gluon_launch, is_for_balanced
+from iroot.kernels.symmetric_sum import Matrices
 from iroot.kernels.table_file import Kind, Shape
 from iroot.kernels.tiling import Tiling, choose_tiling
 from iroot.precision import get_precision

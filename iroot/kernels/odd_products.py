@@ -27,7 +27,8 @@ from iroot.kernels.multiply_add import Blocking, choose_blocking
 from iroot.kernels.operands import OPERAND_DTYPES, TRITON_DTYPES, processors
 from iroot.kernels.rehearsal import rehearse
 from iroot.kernels.step_passes import Squared, apply, combine, normalised
-from iroot.kernels.symmetric_sum import UNSCALED, Matrices, Scaling, SumTerms, square_sums, symmetric_sums
+from iroot.kernels.sum_launch import square_sums, symmetric_sums
+from iroot.kernels.symmetric_sum import UNSCALED, Matrices, Scaling, SumTerms
 from iroot.kernels.tiling import GRADED_TILINGS, Tiling, choose_tiling
 from iroot.odd_steps import FROBENIUS, Addends, OddStep, StepBound
 

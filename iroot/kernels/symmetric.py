@@ -39,7 +39,8 @@ from iroot.kernels.operands import (
     symmetric_operand,
 )
 from iroot.kernels.rehearsal import on_grid
-from iroot.kernels.symmetric_sum import Matrices, SumTerms, gluon_launch
+from iroot.kernels.sum_launch import gluon_launch
+from iroot.kernels.symmetric_sum import Matrices, SumTerms
 from iroot.kernels.table_file import Kind, Shape
 from iroot.kernels.tables import tuned
 from iroot.kernels.tf32 import round_to_tf32

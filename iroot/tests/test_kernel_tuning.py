@@ -15,7 +15,7 @@ from iroot.tests.planted_tables import PROVENANCE, PlantedBench, entry, gram, pl
 
 # isort: split
 from iroot.kernel_tuning import MARGIN, ROUNDS, begun_table, measure, products, tune
-from iroot.kernels import multiply_add, symmetric_sum, tables
+from iroot.kernels import multiply_add, sum_launch, tables
 from iroot.kernels.cases import Case, Choice, GraphBench, Inputs
 from iroot.kernels.families import find_family
 from iroot.kernels.multiply_add import SEARCHED_BLOCKINGS
@@ -81,7 +81,7 @@ def test_of_what_gluon_cuts_alike_one_is_timed(
     kind: Kind, n: int, kernels: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on an H100: equal shares whatever the tiling; the depth of a pipeline is a kernel's own."""
-    for module in (multiply_add, symmetric_sum):
+    for module in (multiply_add, sum_launch):
         monkeypatch.setattr(module, "lacks_gluon", lambda device: "")
         monkeypatch.setattr(module, "processors", lambda device: 132)
     case = Case(kind=kind, m=2048, n=n)

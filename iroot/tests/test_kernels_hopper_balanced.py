@@ -13,7 +13,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type == "cpu":  # read when the kernels are defined, and again when they run
     os.environ["TRITON_INTERPRET"] = "1"
 
-from iroot.kernels import symmetric_sum  # noqa: E402
+from iroot.kernels import sum_launch  # noqa: E402
 from iroot.kernels.balanced_tiles import (  # noqa: E402
     HALF,
     SIDE,
@@ -23,16 +23,9 @@ from iroot.kernels.balanced_tiles import (  # noqa: E402
 )
 from iroot.kernels.hopper import lacks_gluon  # noqa: E402
 from iroot.kernels.operands import empty_rows  # noqa: E402
+from iroot.kernels.sum_launch import is_for_balanced, square_sums, symmetric_sums  # noqa: E402
 from iroot.kernels.symmetric import Terms, symmetric_product  # noqa: E402
-from iroot.kernels.symmetric_sum import (  # noqa: E402
-    UNSCALED,
-    Matrices,
-    Scaling,
-    SumTerms,
-    is_for_balanced,
-    square_sums,
-    symmetric_sums,
-)
+from iroot.kernels.symmetric_sum import UNSCALED, Matrices, Scaling, SumTerms  # noqa: E402
 from iroot.kernels.tiling import TILINGS, Tiling, choose_tiling, schedule  # noqa: E402
 from iroot.tests import sum_forms  # noqa: E402
 from iroot.tests.sum_forms import BOTH, gaussian, symmetric  # noqa: E402
@@ -96,7 +89,7 @@ def test_taken_where_both_operands_are_one_matrix(monkeypatch: pytest.MonkeyPatc
     """With a sum of squares from each of a share's two groups of warps."""
     assert not is_for_balanced(posed(2048), TAIL)  # no Hopper GPU
     assert square_sums(posed(2048), TAIL) == len(schedule(2048, 1, 128, 32))
-    monkeypatch.setattr(symmetric_sum, "lacks_gluon", lambda device: "")
+    monkeypatch.setattr(sum_launch, "lacks_gluon", lambda device: "")
     assert is_for_balanced(posed(2048), TAIL)
     assert not is_for_balanced(posed(2048, square=False), TAIL)
     assert not is_for_balanced(posed(2560), PLAIN)

@@ -14,21 +14,15 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type == "cpu":  # read when the kernels are defined, and again when they run
     os.environ["TRITON_INTERPRET"] = "1"
 
+from iroot.kernels import sum_launch  # noqa: E402
 from iroot.kernels import symmetric as products  # noqa: E402
-from iroot.kernels import symmetric_sum  # noqa: E402
 from iroot.kernels.device_tiles import device_programs  # noqa: E402
 from iroot.kernels.diagonal_pairs import device_pairs, paired_schedule, saves_a_wave  # noqa: E402
 from iroot.kernels.hopper import lacks_gluon  # noqa: E402
 from iroot.kernels.operands import empty_rows, operand  # noqa: E402
+from iroot.kernels.sum_launch import is_for_small_gluon, symmetric_sums  # noqa: E402
 from iroot.kernels.symmetric import Terms, symmetric_product  # noqa: E402
-from iroot.kernels.symmetric_sum import (  # noqa: E402
-    UNSCALED,
-    Matrices,
-    Scaling,
-    SumTerms,
-    is_for_small_gluon,
-    symmetric_sums,
-)
+from iroot.kernels.symmetric_sum import UNSCALED, Matrices, Scaling, SumTerms  # noqa: E402
 from iroot.kernels.tiling import TILINGS, Tiling, schedule  # noqa: E402
 from iroot.tests import sum_forms  # noqa: E402
 from iroot.tests.sum_forms import BOTH, gaussian, symmetric  # noqa: E402
@@ -70,7 +64,7 @@ def posed(batches: int, n: int) -> Matrices:
 
 def test_taken_where_tiles_of_64_are_about_a_wave(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_for_small_gluon(posed(1, 1024), SMALL)  # no Hopper GPU
-    monkeypatch.setattr(symmetric_sum, "lacks_gluon", lambda device: "")
+    monkeypatch.setattr(sum_launch, "lacks_gluon", lambda device: "")
     assert is_for_small_gluon(posed(1, 1024), SMALL)  # 136 tiles for 132 multiprocessors
     assert is_for_small_gluon(posed(3, 512), SMALL)  # 108
     assert not is_for_small_gluon(posed(1, 1088), SMALL)  # 153
@@ -89,7 +83,7 @@ def test_products_take_it_where_sums_do(n: int, taken: bool, monkeypatch: pytest
     def chosen(matrices: Matrices, tiling: Tiling) -> object:
         return noted if is_for_small_gluon(matrices, tiling) else None
 
-    monkeypatch.setattr(symmetric_sum, "lacks_gluon", lambda device: "")
+    monkeypatch.setattr(sum_launch, "lacks_gluon", lambda device: "")
     monkeypatch.setattr(products, "gluon_launch", chosen)
     whole, wide = (torch.empty(1, n, n, dtype=dtype) for dtype in (HALF, torch.float32))
     A, other = operand(whole), operand(torch.empty(1, n, n, dtype=HALF))

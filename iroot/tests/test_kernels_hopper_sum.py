@@ -15,18 +15,12 @@ if DEVICE.type == "cpu":  # read when the kernels are defined, and again when th
     os.environ["TRITON_INTERPRET"] = "1"
 import triton  # noqa: E402
 
-from iroot.kernels import symmetric_sum  # noqa: E402
+from iroot.kernels import sum_launch  # noqa: E402
 from iroot.kernels.hopper import lacks_gluon  # noqa: E402
 from iroot.kernels.operands import empty_rows, processors  # noqa: E402
 from iroot.kernels.rehearsal import on_grid, rehearse  # noqa: E402
-from iroot.kernels.symmetric_sum import (  # noqa: E402
-    UNSCALED,
-    Matrices,
-    Scaling,
-    SumTerms,
-    is_for_gluon,
-    symmetric_sums,
-)
+from iroot.kernels.sum_launch import is_for_gluon, symmetric_sums  # noqa: E402
+from iroot.kernels.symmetric_sum import UNSCALED, Matrices, Scaling, SumTerms  # noqa: E402
 from iroot.kernels.tiling import GRADED_TILINGS, Tiling, schedule  # noqa: E402
 from iroot.tests import sum_forms  # noqa: E402
 from iroot.tests.sum_forms import BOTH, gaussian, symmetric  # noqa: E402
@@ -44,7 +38,7 @@ def posed(batches: int, n: int, *, depth: int | None = None, addends: int = 0) -
 
 
 def test_one_wave_of_tiles_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(symmetric_sum, "lacks_gluon", lambda device: "")
+    monkeypatch.setattr(sum_launch, "lacks_gluon", lambda device: "")
     assert processors(torch.device("meta")) == 132
     assert is_for_gluon(posed(1, 2048), TAIL)  # 118 tiles
     assert not is_for_gluon(posed(1, 2048), PLAIN)  # 136
@@ -54,7 +48,7 @@ def test_one_wave_of_tiles_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_more_waves_are_taken_where_the_epilogue_is_long_and_the_loop_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(symmetric_sum, "lacks_gluon", lambda device: "")
+    monkeypatch.setattr(sum_launch, "lacks_gluon", lambda device: "")
     taken = [is_for_gluon(posed(16, 1024, addends=addends), TAIL) for addends in (0, 1, 2)]
     assert taken == [False, True, True]
     assert not is_for_gluon(posed(1, 4096, addends=2), PLAIN)

@@ -26,7 +26,8 @@ from iroot.kernels.odd_products import (  # noqa: E402
     choose_product_plan,
     odd_products,
 )
-from iroot.kernels.symmetric_sum import Matrices, Scaling, SumTerms, square_sums, symmetric_sums  # noqa: E402
+from iroot.kernels.sum_launch import square_sums, symmetric_sums  # noqa: E402
+from iroot.kernels.symmetric_sum import Matrices, Scaling, SumTerms  # noqa: E402
 from iroot.kernels.tiling import GRADED_TILINGS, Tiling, schedule  # noqa: E402
 
 PLAIN, TAIL, SMALL = GRADED_TILINGS
