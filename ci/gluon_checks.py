@@ -23,6 +23,7 @@ from iroot.kernels.split_product import Factors, posed, triton_split
 from iroot.kernels.split_words import split
 from iroot.kernels.symmetric_sum import UNSCALED, Matrices, Scaling, SumTerms, triton_sums
 from iroot.kernels.tiling import GRADED_TILINGS, Tiling
+from iroot.kernels.wide_tiles import slots_of
 from iroot.kernels.word_launch import SQUARE, Call, Inputs, Outputs, Word, new_word, triton_launch
 from iroot.kernels.words import PRODUCT, QUADRATIC, UPDATE
 
@@ -65,6 +66,19 @@ def gluon_balanced_sums(device: torch.device) -> Iterator[Found]:
         launches = [(matrices, sums, UNSCALED) for matrices, sums in forms]
         taken = [*launches, *drawn.scaled(_BOTH)]
         yield from drawn.compared(hopper_balanced_sums, taken, GRADED_TILINGS[0], parts=2 * shares_of(shape.n))
+
+
+def gluon_wide_sums(device: torch.device) -> Iterator[Found]:
+    """Those with M = N in slots of 128 x 256; the last two shapes give programs several, in many steps and in few."""
+    from iroot.kernels.hopper_wide import hopper_wide_sums
+
+    many = Shape(n=520, batch=18, dtype=torch.float16, turned=False, device=device)
+    for shape in (*shapes(device), many, replace(many, n=130, batch=150)):
+        drawn = _DrawnSums(shape)
+        forms = [(Matrices(M=drawn.S, N=drawn.S, **each), count) for each in drawn.addends for count in (_ONE, _BOTH)]
+        launches = [(matrices, sums, UNSCALED) for matrices, sums in forms]
+        taken = [*launches, *drawn.scaled(_BOTH)]
+        yield from drawn.compared(hopper_wide_sums, taken, GRADED_TILINGS[0], parts=2 * slots_of(shape.n))
 
 
 class _DrawnSums:

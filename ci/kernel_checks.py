@@ -19,6 +19,7 @@ from gluon_checks import (
     gluon_small_words,
     gluon_split,
     gluon_sums,
+    gluon_wide_sums,
     gluon_words,
 )
 from kernel_shapes import Found, Shape, differing, distance, shapes
@@ -276,5 +277,6 @@ CHECKS: dict[str, Callable[[torch.device], Iterator[Found]]] = {
     "hopper_words": gluon_words, "hopper_apply": gluon_products, "hopper_small_sum": gluon_small_sums,
     "hopper_split": gluon_split, "hopper_small_apply": gluon_small_products,
     "hopper_small_words": gluon_small_words, "hopper_balanced": gluon_balanced_sums,
+    "hopper_wide": gluon_wide_sums,
 }  # fmt: skip
 """By the module of `iroot.kernels` that launches them, where they can be left out."""

@@ -23,7 +23,7 @@ from iroot.kernels.multiply_add import (
 )
 from iroot.kernels.operands import operand, present_family, processors
 from iroot.kernels.rehearsal import rehearse
-from iroot.kernels.sum_launch import gluon_launch, is_for_balanced
+from iroot.kernels.sum_launch import gluon_launch, is_for_balanced, is_for_wide
 from iroot.kernels.symmetric import UNITS, Terms, symmetric_product
 from iroot.kernels.symmetric_sum import Matrices
 from iroot.kernels.table_file import Kind, Shape
@@ -134,7 +134,7 @@ class Case:
         return symmetric_product(S, S, S, terms=QUADRATIC, tiling=choice)
 
     def launched(self, inputs: Inputs, choice: Choice) -> Hashable:
-        """The same for choices with which `kernel` launches the same: of a kernel in Gluon the cut alone counts."""
+        """The same for choices with which `kernel` launches the same: of a kernel in Gluon at most the cut counts."""
         if isinstance(choice, Blocking):
             left, right, D = operand(inputs.S), operand(inputs.G.mT), inputs.G.reshape(self.batch, self.m, self.n)
             if is_for_gluon(left, right, D, choice):
@@ -149,7 +149,8 @@ class Case:
         launch = gluon_launch(matrices, cut)
         if launch is None:
             return choice
-        return launch.__name__, None if is_for_balanced(matrices, cut) else (cut.block, cut.tail)
+        uncut = is_for_balanced(matrices, cut) or is_for_wide(matrices, cut)
+        return launch.__name__, None if uncut else (cut.block, cut.tail)
 
     def library(self, inputs: Inputs, out: Tensor) -> Tensor:
         """What the torch backend runs, less the gamma I (which it adds in a kernel of its own)."""

@@ -15,6 +15,7 @@ from iroot.kernels.hopper import lacks_gluon
 from iroot.kernels.operands import empty_rows, processors
 from iroot.kernels.symmetric_sum import UNSCALED, Matrices, Scaling, SumTerms, triton_sums
 from iroot.kernels.tiling import Tiling, schedule
+from iroot.kernels.wide_tiles import is_sooner, slots_of
 
 
 def symmetric_sums(
@@ -48,6 +49,8 @@ def gluon_launch(matrices: Matrices, tiling: Tiling) -> Callable[..., None] | No
     # Gluon is experimental: its names are looked up where they are known to be.
     if is_for_balanced(matrices, tiling):
         from iroot.kernels.hopper_balanced import hopper_balanced_sums as launch
+    elif is_for_wide(matrices, tiling):
+        from iroot.kernels.hopper_wide import hopper_wide_sums as launch
     elif is_for_gluon(matrices, tiling):
         from iroot.kernels.hopper_sum import hopper_sums as launch
     elif is_for_small_gluon(matrices, tiling):
@@ -58,9 +61,11 @@ def gluon_launch(matrices: Matrices, tiling: Tiling) -> Callable[..., None] | No
 
 
 def square_sums(matrices: Matrices, tiling: Tiling) -> int:
-    """Sums of squares of each matrix that a launch leaves: one for every tile, or two for every equal share."""
+    """Sums of squares of each matrix that a launch leaves: one for every tile, or two for every equal share or slot."""
     n = matrices.M.shape[-2]
-    return 2 * shares_of(n) if is_for_balanced(matrices, tiling) else len(schedule(n, 1, tiling.block, tiling.tail))
+    if is_for_balanced(matrices, tiling):
+        return 2 * shares_of(n)
+    return 2 * slots_of(n) if is_for_wide(matrices, tiling) else len(schedule(n, 1, tiling.block, tiling.tail))
 
 
 def is_for_balanced(matrices: Matrices, tiling: Tiling) -> bool:
@@ -69,6 +74,14 @@ def is_for_balanced(matrices: Matrices, tiling: Tiling) -> bool:
     device = matrices.M.device
     possible = matrices.M is matrices.N and not lacks_gluon(device)
     return possible and saves_work(n, batches, tiling, processors=processors(device))
+
+
+def is_for_wide(matrices: Matrices, tiling: Tiling) -> bool:
+    """Whether `iroot.kernels.hopper_wide` is taken, where equal shares are not: it can run, and is the faster one."""
+    batches, n, _ = matrices.M.shape
+    device = matrices.M.device
+    possible = matrices.M is matrices.N and not lacks_gluon(device)
+    return possible and is_sooner(n, batches, tiling, processors=processors(device))
 
 
 MOST_WAVES = 1

@@ -76,16 +76,19 @@ def test_configurations_that_launch_one_kernel_are_timed_once() -> None:
     assert found.chosen == DEFAULT
 
 
-@pytest.mark.parametrize(("kind", "n", "kernels"), [("gram", 2048, 1), ("apply", 2048, 9), ("apply", 8192, 6)])
+@pytest.mark.parametrize(
+    ("kind", "m", "n", "kernels"),
+    [("gram", 2048, 2048, 1), ("gram", 4096, 64, 5), ("apply", 2048, 2048, 9), ("apply", 2048, 8192, 6)],
+)
 def test_of_what_gluon_cuts_alike_one_is_timed(
-    kind: Kind, n: int, kernels: int, monkeypatch: pytest.MonkeyPatch
+    kind: Kind, m: int, n: int, kernels: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on an H100: equal shares whatever the tiling; the depth of a pipeline is a kernel's own."""
+    """As on an H100: equal shares for all, slots for all of 128 rows; the depth of a pipeline is a kernel's own."""
     for module in (multiply_add, sum_launch):
         monkeypatch.setattr(module, "lacks_gluon", lambda device: "")
         monkeypatch.setattr(module, "processors", lambda device: 132)
-    case = Case(kind=kind, m=2048, n=n)
-    S, G = torch.empty(2048, 2048, dtype=torch.bfloat16), torch.empty(2048, n, dtype=torch.bfloat16)
+    case = Case(kind=kind, m=m, n=n)
+    S, G = torch.empty(m, m, dtype=torch.bfloat16), torch.empty(m, n, dtype=torch.bfloat16)
     assert len({case.launched(Inputs(S=S, G=G), choice) for choice in case.choices()}) == kernels
     monkeypatch.undo()
     assert len({case.launched(Inputs(S=S, G=G), choice) for choice in case.choices()}) == len(case.choices())

@@ -92,9 +92,9 @@ def test_taken_where_both_operands_are_one_matrix(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sum_launch, "lacks_gluon", lambda device: "")
     assert is_for_balanced(posed(2048), TAIL)
     assert not is_for_balanced(posed(2048, square=False), TAIL)
-    assert not is_for_balanced(posed(2560), PLAIN)
+    assert not is_for_balanced(posed(3072), PLAIN)
     assert square_sums(posed(2048), TAIL) == 264
-    assert square_sums(posed(2560), PLAIN) == 210
+    assert square_sums(posed(3072), PLAIN) == 300
 
 
 def by_both(
