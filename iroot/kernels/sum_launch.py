@@ -78,10 +78,10 @@ def is_for_balanced(matrices: Matrices, tiling: Tiling) -> bool:
 
 def is_for_wide(matrices: Matrices, tiling: Tiling) -> bool:
     """Whether `iroot.kernels.hopper_wide` is taken, where equal shares are not: it can run, and is the faster one."""
-    batches, n, _ = matrices.M.shape
+    batches, n, depth = matrices.M.shape
     device = matrices.M.device
     possible = matrices.M is matrices.N and not lacks_gluon(device)
-    return possible and is_sooner(n, batches, tiling, processors=processors(device))
+    return possible and is_sooner(n, depth, batches, tiling, processors=processors(device))
 
 
 MOST_WAVES = 1

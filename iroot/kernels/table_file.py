@@ -32,7 +32,7 @@ _SOURCES = (
     "device_tiles.py", "hopper_apply.py", "hopper_blocks.py", "hopper_epilogue.py", "hopper_fetch.py", "hopper_sum.py",
     "mainloop.py", "multiply_add.py", "operands.py", "symmetric.py", "symmetric_sum.py", "tiling.py",
     "diagonal_pairs.py", "hopper_small_apply.py", "hopper_small_fetch.py", "hopper_small_sum.py", "balanced_tiles.py",
-    "hopper_balanced.py", "hopper_wide.py", "sum_launch.py", "wide_tiles.py",
+    "hopper_balanced.py", "hopper_wide.py", "hopper_wide_copies.py", "sum_launch.py", "wide_tiles.py",
 )  # fmt: skip
 """What decides the time of the kernels that tables know."""
 _MOST = 10_000

@@ -41,8 +41,9 @@ def slots_of(n: int) -> int:
     return pairs * (panels - pairs) + -(-pairs // 2)
 
 
-STRIP = 8
-"""Pairs of columns in a strip, which is gone through row by row: slots of one time share operands in L2."""
+STRIP = 6
+"""Pairs of columns in a strip, which is gone through row by row: slots of one time share operands in L2. Of n = 8192 a
+Gram product takes 757, 739, 739 and 761 us in strips of 2, 4, 6 and 8, of 4096 99, 99, 95 and 95 (H100, 2026-11-23)."""
 
 
 @lru_cache(maxsize=256)
@@ -62,13 +63,18 @@ def wide_schedule(n: int, batches: int) -> tuple[Slot, ...]:
 
 
 WIDE = 1.75
-"""Time of a slot over that of a wave of plain tiles of 128 x 128: computed, not measured yet."""
+"""Time of a slot over that of a wave of plain tiles of 128 x 128. Of Gram products 1.71 (n = 3584), 1.72 (4096), 1.60
+(4608), 1.59 (5120) and 1.48 (6144); at 4096 2.0, 1.9 and 1.70 with a depth of 512, 1024 and 2048; with two addends
+1.69, and two results beside 1.96 (H100, 2026-11-23)."""
+
+LEAST_DEPTH = 2048
+"""Up to about half of this a slot's results, which nothing hides, take what it saves."""
 
 
 @lru_cache(maxsize=1024)
-def is_sooner(n: int, batches: int, tiling: Tiling, *, processors: int) -> bool:
+def is_sooner(n: int, depth: int, batches: int, tiling: Tiling, *, processors: int) -> bool:
     """Whether the busiest multiprocessor takes no longer with slots than with a `tiling` of 128 rows."""
-    if tiling.block != SIDE:
+    if tiling.block != SIDE or depth < LEAST_DEPTH:
         return False
     most = -(-batches * slots_of(n) // processors)
     return most * WIDE <= makespan(n, batches, tiling, processors=processors)

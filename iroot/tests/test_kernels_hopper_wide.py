@@ -82,13 +82,13 @@ def test_an_odd_tile_on_the_diagonal_is_beside_one_below_the_matrix(n: int, row:
 
 
 def test_slots_of_one_time_share_operands() -> None:
-    """132 of them, in strips of eight pairs of columns: of 64 panels never more than 41; row by row all 64."""
+    """132 of them, in strips of six pairs of columns: of 64 panels never more than 40; row by row all 64."""
     slots = wide_schedule(8192, 1)
     whole = [slot for slot in slots if not slot.pair]
     assert whole[:4] == [Slot(0, 128, 0, 0), Slot(0, 256, 0, 0), Slot(0, 384, 0, 0), Slot(0, 384, 256, 0)]
-    strips = [slot.col // (8 * WIDTH) for slot in whole]
+    strips = [slot.col // (6 * WIDTH) for slot in whole]
     assert strips == sorted(strips)
-    for order, most in ((whole, 41), (sorted(whole), 64)):
+    for order, most in ((whole, 40), (sorted(whole), 64)):
         waves = [order[k : k + 132] for k in range(0, len(order), 132)]
         assert max(len(set.union(*map(panels_of, wave))) for wave in waves) == most
 
@@ -101,12 +101,15 @@ def test_slots_on_a_device() -> None:
 
 
 def test_taken_where_slots_are_done_as_soon() -> None:
-    sides = (1024, 1920, 2048, 3072, 3328, 3584, 3840, 4000, 4096, 4224, 8192)
-    taken = [n for n in sides if is_sooner(n, 1, choose_tiling(n, 1, processors=132), processors=132)]
-    assert taken == [3584, 3840, 4000, 4096, 8192]
-    assert not is_sooner(4096, 1, PLAIN, processors=131)  # three slots for some
-    assert not is_sooner(4096, 1, SMALL, processors=132)
-    assert is_sooner(4096, 2, PLAIN, processors=132)
+    sides = (1024, 2048, 2304, 2560, 3072, 3328, 3584, 3840, 4000, 4096, 4224, 5120, 8192)
+    taken = [n for n in sides if is_sooner(n, 2048, 1, choose_tiling(n, 1, processors=132), processors=132)]
+    assert taken == [2304, 2560, 3584, 3840, 4000, 4096, 5120, 8192]
+    assert not is_sooner(4096, 4096, 1, PLAIN, processors=131)  # three slots for some
+    assert not is_sooner(4096, 4096, 1, SMALL, processors=132)
+    assert not is_sooner(4096, 1024, 1, PLAIN, processors=132)
+    assert is_sooner(4096, 4096, 2, PLAIN, processors=132)
+    assert is_sooner(2048, 2048, 3, PLAIN, processors=132)
+    assert not is_sooner(1024, 1024, 7, PLAIN, processors=132)
 
 
 def posed(n: int, *, square: bool = True) -> Matrices:
