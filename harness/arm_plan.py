@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from harness.arms import Arm
 from harness.errors import MeasurementError, UsageError
+from harness.filters import flag_filter
 from harness.records import Case, PlannedCase, Record, SoftwareIdentity
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ class PlanRequest(Record):
     manifest_toml: str
     origin: str
     device_kind: str
-    filter: str | None = None
     candidates: tuple[PlannedCase, ...] | None = None
     imports: tuple[str, ...] = ()
     """Modules that register methods of one's own."""
@@ -57,15 +57,20 @@ def plan_arms(
 ) -> tuple[tuple[PlannedCase, ...], tuple[PlannedCase, ...]]:
     """The cases of both arms; a case that only one registry holds appears on that side only.
 
+    The filter is applied to both plans together: what it names may be held by one registry alone.
+
     Raises:
-        UsageError: the manifest fits neither arm, or no case is left on either side.
+        UsageError: the manifest fits neither arm, the filter does not parse, no case is left on either side, or the
+            filter names what neither side has.
         MeasurementError: a planning process failed.
     """
+    from harness.sweep import narrowed  # not above: an arm's own library need not hold all that planning imports
+
+    wanted = None if filter is None else flag_filter("--filter", filter)
     request = PlanRequest(
         manifest_toml=manifest.to_toml(),
         origin=manifest.origin,
         device_kind=device_kind,
-        filter=filter,
         imports=imports,
         answer="",
     )
@@ -76,7 +81,9 @@ def plan_arms(
     if answer_a.error and answer_b.error:
         raise UsageError(answer_b.error)
     declared = {planned.case.case_id: planned for answer in (answer_b, answer_a) for planned in answer.cases}
-    return _settled(a, answer_a, declared.values(), request), _settled(b, answer_b, declared.values(), request)
+    plans = [_settled(arm, answer, declared.values(), request) for arm, answer in ((a, answer_a), (b, answer_b))]
+    cases_a, cases_b = narrowed(plans, wanted, name=manifest.name)
+    return cases_a, cases_b
 
 
 def serves(arm: Arm, planned: PlannedCase, manifest: Manifest, *, imports: tuple[str, ...] = ()) -> bool:
@@ -156,7 +163,7 @@ def _answer(request: PlanRequest) -> PlanAnswer:
     try:
         manifest = parse_manifest(request.manifest_toml, origin=request.origin)
         device_kind: DeviceKind = "cuda" if request.device_kind == "cuda" else "cpu"
-        return PlanAnswer(cases=plan(manifest, device_kind=device_kind, filter=request.filter))
+        return PlanAnswer(cases=plan(manifest, device_kind=device_kind))
     except UsageError as error:
         return PlanAnswer(error=str(error))
 

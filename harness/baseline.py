@@ -110,9 +110,10 @@ def prepare(
 
     Raises:
         BaselineError: everything that speaks against the promotion, one line each.
+        UsageError: `cases` fits no case of a run, or names what no run has.
     """
     if cases is not None:
-        runs = [_narrowed(each, cases) for each in runs]
+        runs = _narrowed(runs, cases)
     left = refused_cases(runs) if leave_refused and runs else {}
     runs = [without_cases(each, frozenset(left)) for each in runs]
     if left and not runs[0].run.cases:
@@ -166,11 +167,19 @@ def require_official(runs: Sequence[RunSummary]) -> None:
         raise _refused([*found, "measure more, or promote with --provisional"])
 
 
-def _narrowed(summary: RunSummary, cases: CaseFilter) -> RunSummary:
-    out = frozenset(each.case.case_id for each in summary.run.cases if not cases(each.case))
-    if len(out) == len(summary.run.cases):
-        raise UsageError(f"--cases {cases.text!r} fits no case of {summary.run.run_id}")
-    return without_cases(summary, out)
+def _narrowed(runs: Sequence[RunSummary], cases: CaseFilter) -> list[RunSummary]:
+    """The baseline's own cases do not count as named: a cell that no run has would stay as it is unsaid."""
+    misnamed = cases.misnamed([each.case for summary in runs for each in summary.run.cases])
+    kept = []
+    for summary in runs:
+        out = frozenset(each.case.case_id for each in summary.run.cases if not cases(each.case))
+        if len(out) == len(summary.run.cases):
+            why = f": {misnamed}" if misnamed else ""
+            raise UsageError(f"--cases '{cases.text}' fits no case of {summary.run.run_id}{why}")
+        kept.append(without_cases(summary, out))
+    if misnamed:
+        raise UsageError(f"--cases '{cases.text}': {misnamed}")
+    return kept
 
 
 def _amended(existing: BaselineContent, cells: BaselineContent, *, filter: str) -> BaselineContent:

@@ -169,9 +169,13 @@ def _only_case(request: BisectRequest, cases: dict[str, PlannedCase]) -> Planned
         return cases[request.case]
     fits = case_selector(request.case)
     found = [planned for planned in cases.values() if fits(planned.case)]
+    misnamed = fits.misnamed([planned.case for planned in cases.values()])
     where = f"of the {len(cases)} cases of manifest '{request.manifest.name}'"
     if not found:
-        raise UsageError(f"CASE '{request.case}' is none {where}; `iroot bench run … --dry-run` lists them")
+        hint = f": {misnamed}" if misnamed else "; `iroot bench run … --dry-run` lists them"
+        raise UsageError(f"CASE '{request.case}' is none {where}{hint}")
+    if misnamed:
+        raise UsageError(f"CASE '{request.case}': {misnamed}")
     if len(found) > 1:
         names = ", ".join(planned.case.case_id for planned in found[:4]) + (", …" if len(found) > 4 else "")
         raise UsageError(f"CASE must mean one case, '{request.case}' means {len(found)} {where}: {names}")

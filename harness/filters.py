@@ -41,6 +41,8 @@ _TERM = re.compile(r"\s*([A-Za-z_]+)\s*(!=|<=|>=|=|~|<|>)\s*(.*?)\s*")
 
 _CUTOFF = 0.6
 """How alike two names must be for one to be offered for the other (difflib's ratio): `size` is no misspelled `case`."""
+_LISTED = 12
+"""How many of the names that there are a message lists."""
 
 KEYS = (*_TEXT, *_INTEGER)
 """What a filter may name."""
@@ -68,6 +70,19 @@ class _Term:
             return (have in wanted) == (self.relation == "=")
         return have is not None and any(_ORDER[self.relation](have, value) for value in wanted)
 
+    def misnamed(self, cases: Sequence[Case]) -> str:
+        """As of `CaseFilter`. Only `=` names values: a range, a part of a name and what is left out may fit nothing."""
+        if self.relation != "=":
+            return ""
+        if self.key in _TEXT:
+            names = sorted({_TEXT[self.key](case) for case in cases})
+            found = ((value, _text_hint(value, names)) for value in self.values if value not in names)
+        else:
+            have = sorted({own for case in cases if (own := _INTEGER[self.key](case)) is not None})
+            found = ((value, _integer_hint(int(value), have)) for value in self.values if int(value) not in have)
+        value, hint = next(found, ("", ""))
+        return f"no case has {self.key} '{value}'; {hint or f'they have no {self.key}'}" if value else ""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CaseFilter:
@@ -80,16 +95,24 @@ class CaseFilter:
         return all(term.matches(case) for term in self.terms)
 
     def misnamed(self, cases: Sequence[Case]) -> str:
-        """The first name asked for that no case has, with the nearest that one has; empty where every name occurs."""
-        for term in self.terms:
-            if term.relation != "=" or term.key not in _TEXT:
-                continue
-            names = sorted({_TEXT[term.key](case) for case in cases})
-            for value in term.values:
-                if value not in names:
-                    near = difflib.get_close_matches(value, names, n=1, cutoff=_CUTOFF)
-                    hint = f"did you mean '{near[0]}'?" if near else f"they have: {', '.join(names)}"
-                    return f"no case has {term.key} '{value}'; {hint}"
+        """The first value asked for with `=` that no case has, with those that they have; empty where each occurs.
+
+        Values that occur, but in no case together, are not misnamed.
+        """
+        return next((found for term in self.terms if (found := term.misnamed(cases))), "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CasePart:
+    """The cases whose id contains `text`; call it with a case."""
+
+    text: str
+
+    def __call__(self, case: Case) -> bool:
+        return self.text in case.case_id
+
+    def misnamed(self, cases: Sequence[Case]) -> str:
+        """Empty: a part of an id has no alternatives that could be wrong while another fits."""
         return ""
 
 
@@ -99,14 +122,38 @@ def parse_filter(text: str) -> CaseFilter:
     return CaseFilter(text=text, terms=tuple(_parse_term(term) for term in text.split(",")))
 
 
-def case_selector(text: str) -> Callable[[Case], bool]:
+def flag_filter(flag: str, text: str) -> CaseFilter:
+    """Parse what was given with a flag of the command line. Raises UsageError as `parse_filter`, with the flag."""
+    try:
+        return parse_filter(text)
+    except UsageError as error:
+        raise UsageError(f"{flag}: {error}") from None
+
+
+def case_selector(text: str) -> CaseFilter | CasePart:
     """The cases that `text` means: as a filter, or as a case id or a part of one.
 
     Ids hold '=' too (.../p=2/...), but no name in a filter holds a '/'.
     """
     if "/" in text or not any(sign in text for sign in "=~<>"):
-        return lambda case: text in case.case_id
+        return CasePart(text=text)
     return parse_filter(text)
+
+
+def _text_hint(value: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(value, names, n=1, cutoff=_CUTOFF)
+    return f"did you mean '{near[0]}'?" if near else _listed(names[:_LISTED], of=len(names))
+
+
+def _integer_hint(value: int, have: list[int]) -> str:
+    """The nearest, in order."""
+    nearest = sorted(have, key=lambda each: abs(each - value))[:_LISTED]
+    return _listed([str(each) for each in sorted(nearest)], of=len(have))
+
+
+def _listed(names: list[str], *, of: int) -> str:
+    more = f" and {of - len(names)} more" if of > len(names) else ""
+    return f"they have: {', '.join(names)}{more}" if names else ""
 
 
 def _parse_term(text: str) -> _Term:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from itertools import product
 
 from harness.errors import UsageError
-from harness.filters import CaseFilter, parse_filter
+from harness.filters import CaseFilter, flag_filter, parse_filter
 from harness.judge.problems import PROBLEMS
 from harness.manifest import DeviceKind, Manifest, ModeChoice, Sweep
 from harness.manifest_checks import is_glob, matches, posed_for, selected_methods
@@ -58,15 +58,15 @@ def plan(manifest: Manifest, *, device_kind: DeviceKind, filter: str | None = No
     """The cases of a manifest on one kind of device that pass `filter`, and the control kernels, which always do.
 
     Raises:
-        UsageError: a sweep has no case here (with the reason), two sweeps declare one case, the filter does not parse
-            or no case passes it.
+        UsageError: a sweep has no case here (with the reason), two sweeps declare one case, the filter does not parse,
+            no case passes it, or it names what no case has.
     """
     return expand(manifest, device_kind=device_kind, filter=filter).cases
 
 
 def expand(manifest: Manifest, *, device_kind: DeviceKind, filter: str | None = None) -> Expansion:
     """As `plan`, and says what was left out."""
-    wanted = _command_line_filter(filter)
+    wanted = None if filter is None else flag_filter("--filter", filter)
     declared: dict[str, tuple[int, PlannedCase]] = {}
     left_out: Counter[str] = Counter()
     for index, sweep in enumerate(manifest.sweep):
@@ -89,21 +89,29 @@ def expand(manifest: Manifest, *, device_kind: DeviceKind, filter: str | None = 
         )
     controls = {planned.case.case_id: planned for planned in _controls(manifest, device_kind)}
     cases = [planned for case_id, (_, planned) in declared.items() if case_id not in controls]
-    kept = [planned for planned in cases if wanted is None or wanted(planned.case)]
-    if not kept and cases:
-        misnamed = wanted.misnamed([planned.case for planned in cases]) if wanted is not None else ""
+    (kept,) = narrowed([(*cases, *controls.values())], wanted, name=manifest.name)
+    return Expansion(cases=kept, left_out=dict(left_out))
+
+
+def narrowed(
+    plans: Sequence[tuple[PlannedCase, ...]], wanted: CaseFilter | None, *, name: str
+) -> tuple[tuple[PlannedCase, ...], ...]:
+    """Of every plan of the manifest `name` the cases that pass a filter, and the control kernels, which always do.
+
+    Raises:
+        UsageError: no case of any plan passes, or the filter names with `=` what none has: a case that was asked for
+            would not be measured, and nothing later would miss it.
+    """
+    swept = {planned.case.case_id: planned.case for plan in plans for planned in plan if not planned.control}
+    if wanted is None or not swept:
+        return tuple(plans)
+    misnamed = wanted.misnamed(list(swept.values()))
+    if not any(wanted(case) for case in swept.values()):
         why = f": {misnamed}" if misnamed else ""
-        raise UsageError(f"--filter '{filter}' keeps none of the {len(cases)} cases of {manifest.name}{why}")
-    return Expansion(cases=(*kept, *controls.values()), left_out=dict(left_out))
-
-
-def _command_line_filter(text: str | None) -> CaseFilter | None:
-    if text is None:
-        return None
-    try:
-        return parse_filter(text)
-    except UsageError as error:
-        raise UsageError(f"--filter: {error}") from None
+        raise UsageError(f"--filter '{wanted.text}' keeps none of the {len(swept)} cases of {name}{why}")
+    if misnamed:
+        raise UsageError(f"--filter '{wanted.text}': {misnamed}")
+    return tuple(tuple(planned for planned in plan if planned.control or wanted(planned.case)) for plan in plans)
 
 
 def _sweep_cases(

@@ -149,7 +149,7 @@ def promote(
         iroot bench baseline promote latest --reason 'until there are three runs' --provisional
     """
     from harness.baseline import prepare, require_official
-    from harness.filters import parse_filter
+    from harness.filters import flag_filter
     from harness.store import Store
 
     opened = Store(store_path(store))
@@ -159,7 +159,7 @@ def promote(
         summaries,
         _root(root),
         reason=reason,
-        cases=parse_filter(cases) if cases is not None else None,
+        cases=flag_filter("--cases", cases) if cases is not None else None,
         leave_refused=leave_refused,
         checkout=_checkout() if imported else None,
     )

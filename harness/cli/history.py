@@ -56,8 +56,12 @@ def history(
     opened = Store(store_path(store))
     runs = _runs(opened, manifest, machine)
     found = histories([opened.summary(run.run_id) for run in runs], _wanted(case))
+    misnamed = _misnamed(case, runs)
     if not found:
-        raise UsageError(f"no timed case of {len(runs)} runs fits {case or 'the manifest'!r}")
+        why = f": {misnamed}" if misnamed else ""
+        raise UsageError(f"no timed case of {len(runs)} runs fits {case or 'the manifest'!r}{why}")
+    if misnamed:
+        raise UsageError(f"CASE '{case}': {misnamed}")
     written = view.plot(found, plot) if plot is not None else None
     if json:
         print_json([_plain(series) for series in found])
@@ -91,6 +95,13 @@ def _wanted(case: str | None) -> Callable[[PlannedCase], bool]:
         return lambda planned: not planned.control
     fits = case_selector(case)
     return lambda planned: fits(planned.case)
+
+
+def _misnamed(case: str | None, runs: list[RunRecord]) -> str:
+    """What CASE names as a filter and no run planned; one of them is enough, for a case may be new or given up."""
+    from harness.filters import case_selector
+
+    return case_selector(case).misnamed([each.case for run in runs for each in run.cases]) if case is not None else ""
 
 
 def _print(found: tuple[Series, ...], newest: RunRecord, runs: int) -> None:

@@ -28,6 +28,7 @@ p = 2
 n = 8
 problem = "wishart"
 """
+CONTROLS = {"cublas", "device_copy"}
 ONE_METHOD = EVERY_METHOD.replace("role:method", "newton_db")
 
 
@@ -59,7 +60,7 @@ def test_a_method_that_one_arm_lacks_is_planned_for_the_other(older: Arm) -> Non
     cases_a, cases_b = plan_arms(older, current_arm(), manifest(ONE_METHOD), device_kind="cpu", filter=None)
     assert "newton_db" not in names(cases_a)
     assert "newton_db" in names(cases_b)
-    assert names(cases_a) == {"cublas", "device_copy"}, "the controls, which both arms hold"
+    assert names(cases_a) == CONTROLS, "which both arms hold"
 
 
 def test_whether_an_arm_serves_a_case_is_asked_of_its_own_library(older: Arm, tmp_path: Path) -> None:
@@ -73,8 +74,35 @@ def test_whether_an_arm_serves_a_case_is_asked_of_its_own_library(older: Arm, tm
 
 
 def test_a_manifest_that_fits_neither_arm_is_refused_with_its_reason(older: Arm) -> None:
-    with pytest.raises(UsageError, match="--filter 'n=99' keeps none"):
-        plan_arms(older, older, manifest(EVERY_METHOD), device_kind="cpu", filter="n=99")
+    with pytest.raises(UsageError, match=r"tiny.toml: sweep\[0\].method: unknown 'newton_db'"):
+        plan_arms(older, older, manifest(ONE_METHOD), device_kind="cpu", filter=None)
+
+
+@pytest.mark.parametrize(
+    ("filter", "message"),
+    [
+        ("n=99", r"--filter 'n=99' keeps none of the \d+ cases of tiny: no case has n '99'; they have: 8"),
+        (
+            "p=2,method=coupled_pe|nwton_db",
+            "--filter 'p=2,method=coupled_pe|nwton_db': no case has method 'nwton_db'; did you mean 'newton_db'",
+        ),
+        ("taks=polar", "--filter: unknown key 'taks'"),
+    ],
+)
+def test_a_filter_that_names_what_neither_arm_has(older: Arm, filter: str, message: str) -> None:
+    with pytest.raises(UsageError, match="^" + message.replace("|", r"\|")):
+        plan_arms(older, current_arm(), manifest(EVERY_METHOD), device_kind="cpu", filter=filter)
+
+
+def test_a_filter_may_name_what_one_arm_lacks(older: Arm) -> None:
+    """Either way round: what only the reference has is missing, what only the candidate has is new."""
+    wanted = "method=coupled_newton|newton_db"
+    for a, b in ((older, current_arm()), (current_arm(), older)):
+        plans = plan_arms(a, b, manifest(EVERY_METHOD), device_kind="cpu", filter=wanted)
+        found = {arm.label: names(cases) - CONTROLS for arm, cases in zip((a, b), plans, strict=True)}
+        assert found == {older.label: {"coupled_newton"}, current_arm().label: {"coupled_newton", "newton_db"}}
+    alone, _ = plan_arms(older, current_arm(), manifest(EVERY_METHOD), device_kind="cpu", filter="method=newton_db")
+    assert names(alone) == CONTROLS
 
 
 def test_the_versions_of_an_arm_are_those_of_its_interpreter(tmp_path: Path) -> None:

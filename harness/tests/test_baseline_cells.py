@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from datetime import date
 from pathlib import Path
@@ -202,8 +203,11 @@ def test_other_machines_and_filters_without_a_case(folder: Path, tmp_path: Path)
     weaker = make.H100.model_copy(update={"power_limit_w": 500.0})
     with pytest.raises(BaselineError, match=r"machines differ in power_limit_w: 500.0 != 700.0"):
         prepare([_run(7, machine=weaker)], tmp_path, reason="r", cases=SECOND)
-    with pytest.raises(UsageError, match="fits no case of"):
+    with pytest.raises(UsageError, match=r"--cases 'method=qr' fits no case of .*-quick-.*: no case has method 'qr'"):
         prepare([_run(7)], tmp_path, reason="r", cases=parse_filter("method=qr"))
+    half = f"case={IDS[1]}|nothing"
+    with pytest.raises(UsageError, match=rf"^--cases '{re.escape(half)}': no case has case 'nothing'; they have: "):
+        prepare([_run(7)], tmp_path, reason="r", cases=parse_filter(half))
 
 
 # --- diff -------------------------------------------------------------------------------------------------------------

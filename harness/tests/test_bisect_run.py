@@ -176,7 +176,9 @@ class TestRefusals:
                 "CASE must mean one case, 'planted' means 2 of the 2 cases of manifest 'tiny': copy/planted/fp32/8",
             ),
             ("n>=8", "means 2 of the 2 cases"),
-            ("n=9", "CASE 'n=9' is none of the 2 cases of manifest 'tiny'"),
+            ("n=9", "CASE 'n=9' is none of the 2 cases of manifest 'tiny': no case has n '9'; they have: 8, 80"),
+            ("n=8,n=80", "CASE 'n=8,n=80' is none of the 2 cases of manifest 'tiny'; `iroot bench run … --dry-run`"),
+            ("n=8|9", "CASE 'n=8|9': no case has n '9'; they have: 8, 80"),
             ("taks=copy", "unknown key 'taks'"),
         ):
             with pytest.raises(UsageError) as raised:

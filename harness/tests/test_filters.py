@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.errors import UsageError
-from harness.filters import KEYS, case_selector, parse_filter
+from harness.filters import KEYS, case_selector, flag_filter, parse_filter
 from harness.records import Case, Mode
 
 ROOT = Case(
@@ -62,10 +62,46 @@ def test_options_match_by_their_text() -> None:
         ("mode=xxxx", "no case has mode 'xxxx'; they have: eager, graph"),
         ("task=polar,n>99999", ""),
         ("task~polr", ""),
+        ("task!=polr", ""),
+        ("task=polar|gemm|polr", "no case has task 'polr'; did you mean 'polar'?"),
+        ("p=7", "no case has p '7'; they have: 2"),
+        ("n=64|1024|100", "no case has n '100'; they have: 64, 1024, 8192"),
+        ("n=0064,p=2", ""),
+        ("n<7,n!=7", ""),
     ],
 )
 def test_a_name_that_no_case_has_is_named_with_the_nearest(text: str, hint: str) -> None:
     assert parse_filter(text).misnamed([ROOT, POLAR, GEMM]) == hint
+
+
+def test_a_long_list_of_names_is_cut() -> None:
+    """Sizes to the nearest, in order; names to the first."""
+    sizes = [ROOT.model_copy(update={"m": 16 * i, "n": 16 * i}) for i in range(1, 21)]
+    nearest = "96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256, 272"
+    assert parse_filter("n=180").misnamed(sizes) == f"no case has n '180'; they have: {nearest} and 8 more"
+    assert (
+        parse_filter("n=180")
+        .misnamed(sizes[:12])
+        .endswith("they have: " + ", ".join(str(16 * i) for i in range(1, 13)))
+    )
+    named = [ROOT.model_copy(update={"problem": f"spectrum_{i:02}"}) for i in range(20)]
+    first = ", ".join(f"spectrum_{i:02}" for i in range(12))
+    assert parse_filter("problem=xyz").misnamed(named) == f"no case has problem 'xyz'; they have: {first} and 8 more"
+
+
+def test_a_coordinate_that_no_case_has() -> None:
+    assert parse_filter("p=2").misnamed([POLAR, GEMM]) == "no case has p '2'; they have no p"
+
+
+def test_what_is_cut_from_an_id_misnames_nothing() -> None:
+    assert case_selector("nothing").misnamed([ROOT]) == ""
+    assert case_selector("task=polr").misnamed([POLAR]) == "no case has task 'polr'; did you mean 'polar'?"
+
+
+def test_a_flag_is_named_where_its_filter_cannot_be_read() -> None:
+    assert flag_filter("--cases", "task=polar") == parse_filter("task=polar")
+    with pytest.raises(UsageError, match=r"^--cases: unknown key 'taks' in 'taks=polar'; did you mean 'task'"):
+        flag_filter("--cases", "taks=polar")
 
 
 @pytest.mark.parametrize(

@@ -253,6 +253,12 @@ def test_which_cases(case: str | None, expected: list[str]) -> None:
 def test_nothing_to_show(store: Path) -> None:
     with pytest.raises(UsageError, match="no timed case of 6 runs fits 'qr'"):
         _call(store, "qr")
+    with pytest.raises(UsageError, match="no timed case of 6 runs fits 'n=7': no case has n '7'; they have: 256, 512"):
+        _call(store, "n=7")
+    with pytest.raises(UsageError, match=r"^CASE 'n=512\|7': no case has n '7'"):
+        _call(store, "n=512|7")
+    with pytest.raises(UsageError, match=r"^no timed case of 6 runs fits 'task=gemm,n=512'$"):
+        _call(store, "task=gemm,n=512")
     with pytest.raises(UsageError, match="holds no complete run that fits"):
         _call(store, "--manifest", "other")
 

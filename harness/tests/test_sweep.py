@@ -245,7 +245,20 @@ def test_refuses(text: str, message: str) -> None:
     [
         ("n>=4096", "--filter 'n>=4096' keeps none of the 1 cases of quick"),
         ("taks=polar", "--filter: unknown key 'taks' in 'taks=polar'; did you mean 'task'?"),
+        ("n=7", "--filter 'n=7' keeps none of the 1 cases of quick: no case has n '7'; they have: 64"),
+        ("task=polar|polr", "--filter 'task=polar|polr': no case has task 'polr'; did you mean 'polar'?"),
+        (
+            "task=polar|gemm",
+            "--filter 'task=polar|gemm': no case has task 'gemm'; they have: polar",
+        ),  # but for controls
     ],
 )
 def test_refuses_filters(filter: str, message: str) -> None:
     assert refusal(POLAR, filter=filter) == message
+
+
+def test_a_filter_of_names_that_exist_and_do_not_go_together() -> None:
+    both = ROOTS + POLAR
+    assert refusal(both, filter="task=polar,p=2") == "--filter 'task=polar,p=2' keeps none of the 13 cases of quick"
+    cases = plan(read(both), device_kind="cpu", filter="task=polar|inverse_root,n=64,method=polar_express|eigh")
+    assert [planned.case.method for planned in swept(cases)] == ["eigh", "eigh", "polar_express"]
