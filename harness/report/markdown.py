@@ -17,7 +17,7 @@ from harness.records import Comparison, RunRecord, RunSummary
 from harness.report import by_kappa, notes, tables, toml_text
 from harness.report import format as text
 from harness.report.catalog import Catalog, is_opponent, registry_facts, task_formula
-from harness.report.part import part_of_comparison, part_of_run
+from harness.report.part import Shown, part_of_run
 from harness.report.roofline import peaks_line
 from harness.report.tables import Column, Table, build
 from harness.report.verdicts import ComparisonView, comparison_view
@@ -35,20 +35,16 @@ def render_run(
     no_comparison: str | None = None,
     catalog: Catalog = registry_facts,
     figure_prefix: str | None = None,
-    shown: str | None = None,
+    shown: Shown | None = None,
 ) -> str:
     """The report of a run.
 
     Args:
-        shown: a filter; of the cases that were measured and compared, those that it keeps are shown.
+        shown: where `summary` and `comparison` are a part of a run's: what of.
         no_comparison: why there is no comparison, where it is more than the lack of a reference.
         catalog: facts of methods (FLOPs, roles); the registry by default.
         figure_prefix: what the names of the figures beside the report begin with; None: it has none.
     """
-    measured = len(summary.run.cases)
-    if shown is not None:
-        summary = part_of_run(summary, shown)
-        comparison = None if comparison is None else part_of_comparison(comparison, shown)
     view = run_view(summary, catalog=catalog)
     compared = None if comparison is None else comparison_view(comparison)
     run = summary.run
@@ -56,7 +52,6 @@ def render_run(
         "run": run,
         "view": view,
         "shown": shown,
-        "measured": measured,
         "comparison": compared,
         "outcome_line": notes.outcome_line(view),
         "machine_line": machine_line(run),
@@ -105,13 +100,16 @@ def write_report(
     """Write a run's report and its figures, by default into its folder, as `report.md` or, of a part, `report-part.md`.
 
     Args:
-        shown: as of `render_run`.
+        shown: a filter; of the cases that were measured and compared, those that it keeps are shown.
 
     Raises:
-        UsageError: the file cannot be written.
+        UsageError: the file cannot be written, or the filter does not fit, as of `part_of_run`.
     """
-    path = output or run_folder(store, summary.run.run_id) / (REPORT_NAME if shown is None else PART_NAME)
-    rendered = render_run(summary, comparison, no_comparison=no_comparison, figure_prefix=path.stem, shown=shown)
+    part = None
+    if shown is not None:
+        summary, comparison, part = part_of_run(summary, comparison, shown)
+    path = output or run_folder(store, summary.run.run_id) / (REPORT_NAME if part is None else PART_NAME)
+    rendered = render_run(summary, comparison, no_comparison=no_comparison, figure_prefix=path.stem, shown=part)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(rendered, encoding="utf-8")
@@ -119,8 +117,7 @@ def write_report(
         raise UsageError(
             f"cannot write the report to {path}: {error.strerror}; name another place with --output"
         ) from None
-    drawn = summary if shown is None else part_of_run(summary, shown)
-    by_kappa.write_figures(by_kappa.kappa_groups(run_view(drawn)), path.parent, path.stem)
+    by_kappa.write_figures(by_kappa.kappa_groups(run_view(summary)), path.parent, path.stem)
     return path
 
 

@@ -269,3 +269,17 @@ def test_report_command_writes_and_prints_the_path(store: Store, app: typer.Type
         "run_id": run.run_id,
         "path": str(store.path.parent / "runs" / run.run_id / "report.md"),
     }
+
+
+def test_report_command_shows_a_part(store: Store, app: typer.Typer) -> None:
+    measured(store, 1)
+    run = measured(store, 2)
+    part = CliRunner().invoke(app, ["report", "--filter", "task=inverse_root,n=256|512", "--store", str(store.path)])
+    written = store.path.parent / "runs" / run.run_id / "report-part.md"
+    assert part.stdout.strip() == str(written), part.stderr
+    assert "Of its 3 cases those that match `task=inverse_root,n=256|512` are shown: 2 cases" in written.read_text(
+        encoding="utf-8"
+    )
+    half = CliRunner().invoke(app, ["report", "--filter", "n=256|513", "--store", str(store.path)])
+    assert isinstance(half.exception, UsageError)
+    assert str(half.exception) == "--filter 'n=256|513': no case has n '513'; they have: 256, 512"

@@ -18,6 +18,7 @@ from harness.errors import UsageError
 from harness.records import Mode, Outcome, Quality, RunStatus, SourceIdentity, Verdict
 from harness.report.catalog import registry_facts
 from harness.report.markdown import render_comparison, render_run, write_report
+from harness.report.part import part_of_run
 from harness.report.verdicts import BETTER, WORSE, bottom_line, marks_of
 from harness.report.view import COLLAPSE_ABOVE, run_view
 from harness.tests import report_cases as planted
@@ -135,16 +136,50 @@ def test_a_part_shows_what_the_filter_keeps_and_says_so() -> None:
     summary, comparison = planted.run_summary(planted.every_outcome()), planted.comparison()
     kept = [each for each in summary.run.cases if each.case.task == "polar"]
     assert 0 < len(kept) < len(summary.run.cases)
-    whole, part = (
-        render_run(summary, comparison, catalog=planted.planted_facts, shown=shown) for shown in (None, "task=polar")
-    )
+    whole = render_run(summary, comparison, catalog=planted.planted_facts)
+    fewer, verdicts, shown = part_of_run(summary, comparison, "task=polar")
+    assert set(fewer.cases) == {each.case.case_id for each in fewer.run.cases} == {each.case.case_id for each in kept}
+    assert verdicts is not None
+    assert verdicts.verdicts == tuple(row for row in comparison.verdicts if row.case.task == "polar") != ()
+    part = render_run(fewer, verdicts, catalog=planted.planted_facts, shown=shown)
     total = len(summary.run.cases)
     assert f"Of its {total} cases those that match `task=polar` are shown: {len(kept)} cases" in part
     assert "### inverse_root" in whole
     assert "### inverse_root" not in part
     assert "### polar" in part
-    with pytest.raises(UsageError, match=r"keeps no case of run .*: no case has method 'nosuch'"):
-        render_run(summary, comparison, shown="method=nosuch")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("method=nosuch", "--filter 'method=nosuch' keeps no case of run {}: no case has method 'nosuch'; they have: "),
+        ("p=7", "--filter 'p=7' keeps no case of run {}: no case has p '7'; they have: 2"),
+        ("task=polar,p=2", "--filter 'task=polar,p=2' keeps no case of run {}: it contradicts every case"),
+        ("task=polar|polr", "--filter 'task=polar|polr': no case has task 'polr'; did you mean 'polar'?"),
+        (
+            "method=only_before",
+            "--filter 'method=only_before' keeps no case of run {}: no case has method 'only_before'",
+        ),
+        ("taks=polar", "--filter: unknown key 'taks'"),
+    ],
+)
+def test_a_part_of_what_was_not_measured(text: str, message: str) -> None:
+    summary = planted.run_summary(planted.every_outcome())
+    gone = planted.verdict(planted.case("polar/only_before/bf16/64x64/gaussian"), Verdict.MISSING)
+    with pytest.raises(UsageError) as caught:
+        part_of_run(summary, planted.comparison([gone]), text)
+    assert str(caught.value).startswith(message.format(summary.run.run_id))
+
+
+def test_a_part_may_name_a_case_that_only_the_reference_has() -> None:
+    summary, text = planted.run_summary(planted.every_outcome()), "method=only_before|svd"
+    gone = planted.verdict(planted.case("polar/only_before/bf16/64x64/gaussian"), Verdict.MISSING)
+    fewer, verdicts, _ = part_of_run(summary, planted.comparison([gone]), text)
+    assert {each.case.method for each in fewer.run.cases} == {"svd"}
+    assert verdicts is not None
+    assert verdicts.verdicts == (gone,)
+    with pytest.raises(UsageError, match="no case has method 'only_before'"):
+        part_of_run(summary, None, text)
 
 
 def test_choice_is_the_fastest_within_the_target_on_every_seed() -> None:
