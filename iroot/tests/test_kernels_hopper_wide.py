@@ -219,7 +219,7 @@ def test_products_and_sums_take_it_also_in_graphs(monkeypatch: pytest.MonkeyPatc
         launches.append(matrices)
         kernel(matrices, *others, **options)
 
-    X, S, Z = gaussian(1, 4096, 1000, torch.float16, 0), *(symmetric(1, 4096, torch.float16, seed) for seed in (1, 2))
+    X, S, Z = gaussian(1, 4096, 3000, torch.float16, 0), *(symmetric(1, 4096, torch.float16, seed) for seed in (1, 2))
     product, quadratic = (SumTerms(),), (SumTerms(P=0.5, Z=-2.0, identity=0.25),)
     matrices = Matrices(M=S, N=S, Z=Z)
     expected = [by_both(*each)[0][0] for each in ((Matrices(M=X, N=X), product), (matrices, quadratic))]
