@@ -4,7 +4,7 @@
 """The sums of `iroot.kernels.symmetric_sum` with M = N for Hopper GPUs, in whole waves of 128 x 256, in Gluon.
 
 Slots are `iroot.kernels.wide_tiles`': a tile of 128 x 256, or two of 128 x 128 on the diagonal. As many programs as
-multiprocessors take slot after slot (`ci/adr/0027-gluon-on-hopper.md`):
+multiprocessors take slot after slot (`ci/adr/0033-wide-slots.md`):
 
     fetch      one warp: operands, stage by stage, then the addends' columns in four stages, then the next slot
     multiply   two groups of four warps, 64 rows of every tile each; they do not wait for each other

@@ -33,7 +33,8 @@ MEASURED = [
     ("polar", "polar_express", "bf16", None, 4096, 1, None, 1e3, 2184e-6),
     ("polar", "polar_express", "fp64", None, 1024, 1, None, 1e3, 715e-6),
 ]
-"""Task, method, precision, p, n, batch, k, condition number, seconds: `reports/h100-production.md`, 2026-11."""
+"""Task, method, precision, p, n, batch, k, condition number, seconds: `production` on an H100 with the kernels of
+`ci/adr/0023-cost-model-by-products.md`, 2026-11. Later ones are faster, and the choices are right (`ci/adr/0017`)."""
 
 
 @pytest.mark.parametrize(("task", "method", "precision", "p", "n", "batch", "k", "kappa", "measured"), MEASURED)
