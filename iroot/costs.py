@@ -37,56 +37,62 @@ class Call:
 
 
 ROOT_RATES = {
-    "bf16": Rate(flops_per_s=4.5e14, product_s=2.5e-6),
-    "fp16": Rate(flops_per_s=4.5e14, product_s=2.5e-6),  # 0.98 to 1.04 of bfloat16's time: equal, so the errors decide
-    "tf32": Rate(flops_per_s=2.25e14, product_s=5.2e-6),
-    "bf16x3": Rate(flops_per_s=2.7e14, product_s=8e-6),
-    "fp16x3": Rate(flops_per_s=2.1e14, product_s=2.5e-5),
-    "fp32": Rate(flops_per_s=2.3e13, product_s=6.4e-6),
-    "fp64": Rate(flops_per_s=3.3e13, product_s=2.9e-6),
-    "fp8_e4m3": Rate(flops_per_s=1.45e14, product_s=1.6e-4),
+    "bf16": Rate(flops_per_s=9.9e14, product_s=1.9e-6),
+    "fp16": Rate(flops_per_s=9.9e14, product_s=1.9e-6),  # 0.98 to 1.04 of bfloat16's time: equal, so the errors decide
+    "tf32": Rate(flops_per_s=2.8e14, product_s=5.3e-6),
+    "bf16x3": Rate(flops_per_s=9e14, product_s=7e-6),
+    "fp16x3": Rate(flops_per_s=5.2e14, product_s=7e-6),
+    "fp32": Rate(flops_per_s=2.4e13, product_s=6.3e-6),
+    "fp64": Rate(flops_per_s=5.1e13, product_s=3.3e-6),
+    "fp8_e4m3": Rate(flops_per_s=1.45e14, product_s=6.3e-5),
 }
 """Of roots and what applies them, whose products are symmetric: a FLOP of them, counted half, takes longer."""
+SPLIT_RATES = {
+    "bf16x3": Rate(flops_per_s=2.7e14, product_s=8e-6),
+    "fp16x3": Rate(flops_per_s=2.1e14, product_s=2.5e-5),
+}
+"""Of roots in two words on GPUs that no kernel of the library serves: those of its first kernels, at the least."""
 POLAR_RATES = {
-    "bf16": Rate(flops_per_s=7.3e14, product_s=1.6e-6),
-    "fp16": Rate(flops_per_s=7.3e14, product_s=1.6e-6),
+    "bf16": Rate(flops_per_s=8.3e14, product_s=1.2e-6),
+    "fp16": Rate(flops_per_s=8.3e14, product_s=1.2e-6),
     "tf32": Rate(flops_per_s=2.25e14, product_s=7.7e-6),
-    "bf16x3": Rate(flops_per_s=2.5e14, product_s=6e-6),
-    "fp16x3": Rate(flops_per_s=2.1e14, product_s=1.2e-5),
+    "bf16x3": Rate(flops_per_s=4.6e14, product_s=6e-6),
+    "fp16x3": Rate(flops_per_s=3.2e14, product_s=7e-6),
     "fp32": Rate(flops_per_s=2.9e13, product_s=4.5e-6),
     "fp64": Rate(flops_per_s=4.2e13, product_s=4.2e-6),
     "fp8_e4m3": Rate(flops_per_s=5.7e14, product_s=8.4e-6),
     "fp8_e5m2": Rate(flops_per_s=5.7e14, product_s=9.6e-6),
     "int8": Rate(flops_per_s=3.2e14, product_s=8.8e-6),
 }
-"""Least squares of the relative error over the CUDA graphs of `production` (NVIDIA H100 80GB HBM3, torch 2.11,
-2026-11-23): roots over three runs of six launches, polar factors over one later run. In 16 bits 53 of these are off by
-10 % (root mean square), at most 26 %: quintics take less, steps of degree 17 up to 15 % more. Where one size alone was
-measured (roots in bf16x3 and fp8_e4m3, polar factors in tf32, bf16x3, fp16x3, fp32, fp8_e5m2), one of the two figures
-is assumed and the other follows."""
+"""Least squares of the relative error over the CUDA graphs of one run each of `production` and `neighbours` (NVIDIA
+H100 80GB HBM3, torch 2.11, 2026-11-23; 8-bit polar factors of an earlier one). Polar factors in 16 bits are off by 9
+% (root mean square): quintics take less, 16 x 1024 x 1024, 1536 and 3000 up to a quarter more. Where one size alone
+was measured (roots in bf16x3 and fp8_e4m3, polar factors in tf32, bf16x3, fp16x3, fp32, fp8_e5m2), one of the two
+figures is assumed and the other follows. Roots in two words below n = 1024 were not measured: their products are
+taken for longer than 1024 and 2048 say (4.4 us), so that nobody gets them for a guess."""
 
-_ROOT_TRAFFIC_S = 1.1e-12
-_POLAR_TRAFFIC_S = 5.5e-13
-"""Of each byte of a matrix and product: float16 at 16 x 1024 x 1024 takes 77 us for a symmetric product of 16 matrices
-and 31 us for one of 2048 x 2048. Same runs."""
+_ROOT_TRAFFIC_S = 1.4e-12
+_POLAR_TRAFFIC_S = 4.5e-13
+"""Of each byte of a matrix and product: what a stack takes longer than a matrix of as many FLOP. Same runs."""
 
-_ROOT_CALLS = {False: Call(call_s=6.3e-5, entry_s=3e-12), True: Call(call_s=2.1e-5, entry_s=0.0)}
-_APPLY_CALLS = {False: Call(call_s=6.8e-5, entry_s=1.3e-11), True: Call(call_s=6.8e-5, entry_s=4.5e-11)}
+_ROOT_CALLS = {False: Call(call_s=5e-5, entry_s=1.1e-11), True: Call(call_s=1.5e-5, entry_s=0.0)}
+_APPLY_CALLS = {False: Call(call_s=4.8e-5, entry_s=1.9e-11), True: Call(call_s=6.7e-5, entry_s=4.2e-11)}
 """By whether the steps are graded: those kernels form the bound, and a root is rounded again to be applied."""
-_POLAR_CALL = Call(call_s=3.3e-5, entry_s=3.7e-13)
+_POLAR_CALL = Call(call_s=2.8e-5, entry_s=9.7e-13)
 """All of 16-bit words. Same runs."""
 
 _DEGREE_S = {"inverse_apply": 1.3e-5, "gram_apply": 2.1e-5}
-"""Of a degree of `chebyshev`: 887, 1123 and 1407 us for 56, 72 and 92 of them, n = 1024, k = 64. Same runs."""
+"""Of a degree of `chebyshev`: 887, 1123 and 1407 us for 56, 72 and 92 of them, n = 1024, k = 64 (three earlier runs
+of `production`)."""
 _GRAM_ESTIMATE_S = 8.5e-4
-"""Of its bound of a Gram matrix that is not formed, by many small products. Same runs."""
+"""Of its bound of a Gram matrix that is not formed, by many small products. Those runs."""
 _POLYNOMIAL_S = 6.5e-4
-"""Of the polynomial of `hybrid`. Same runs."""
+"""Of the polynomial of `hybrid`. Those runs."""
 _GRAM_FLOPS_PER_S = 2.5e13
-"""Of a Gram matrix formed in float32, counted half: 16 us for 256 x 1024, 175 us for 4096 x 1024. Same runs."""
+"""Of a Gram matrix formed in float32, counted half: 16 us for 256 x 1024, 175 us for 4096 x 1024. Those runs."""
 _HOST_S = 2.8e-3
 """Of `coupled_pe` of a system at least, which runs eagerly since it checks its result on the host: 2.5 ms in float32,
-2.9 in float16. Same runs."""
+2.9 in float16. Those runs."""
 
 _UNFUSED_STEP_S = 7.3e-5
 _UNFUSED_ENTRY_S = 1.2e-10
@@ -107,9 +113,10 @@ arithmetic throughput)."""
 def seconds(spec: MethodSpec, workload: Workload, options: Any, *, capability: tuple[int, int]) -> float:
     """Expected time of one call in a CUDA graph.
 
-    Within 6 % in root mean square of 205 cases in 16 bits to float64 (H100, 2026-11-23): 0.89 to 1.14 times what was
-    measured for coupled and graded roots and applies in 16 bits, 0.87 to 1.19 in others, 0.96 to 1.07 for
-    `polar_express`, 0.81 to 1.26 for methods that `auto` seldom takes; 0.4 to 1.6 for those it never takes.
+    Within 7 % in root mean square of 226 cases of the methods that `auto` takes, in 16 bits to float64 (H100,
+    2026-11-23): 0.88 to 1.18 times what was measured for coupled and graded roots and applies in 16 bits, but 0.81 at
+    n = 3000, whose rows lie across cache lines; 0.87 to 1.13 in others; 0.80 to 1.16 for `polar_express`; 0.81 to
+    1.29 for methods that it seldom takes; 0.3 to 1.6 for those it never takes.
 
     Args:
         workload: with its precision.
@@ -149,6 +156,8 @@ def is_graded(spec: MethodSpec, precision: str) -> bool:
 
 def _rate(spec: MethodSpec, precision: str, capability: tuple[int, int]) -> Rate:
     rates = POLAR_RATES if spec.task == "polar" else ROOT_RATES
+    if spec.task != "polar" and not is_served(capability):
+        rates = {**ROOT_RATES, **SPLIT_RATES}
     # What no row serves was named by the caller: it meets no other precision, and any row orders its methods.
     rate = rates.get(precision, rates["fp32"])
     if precision == "fp64" and capability not in _FAST_DOUBLE:

@@ -11,30 +11,30 @@ from iroot.registry import Workload, get_method
 
 HOPPER, AMPERE, ADA = (9, 0), (8, 0), (8, 9)
 MEASURED = [
-    ("inverse_root", "graded_pe", "fp16", 2, 512, 1, None, 1e4, 113e-6),
-    ("inverse_root", "graded_pe", "fp16", 2, 1024, 1, None, 1e4, 207e-6),
-    ("inverse_root", "graded_pe", "fp16", 2, 1024, 16, None, 1e4, 2110e-6),
-    ("inverse_root", "graded_pe", "fp16", 2, 2048, 1, None, 5e3, 889e-6),
-    ("inverse_root", "graded_pe", "fp16", 2, 1024, 1, None, 1e2, 140e-6),
-    ("inverse_root", "coupled_pe", "fp16", 2, 1024, 1, None, 1e2, 176e-6),
-    ("inverse_root", "coupled_pe", "fp16", 2, 1024, 1, None, 1e4, 230e-6),
-    ("inverse_root", "coupled_pe", "fp16", 2, 1024, 16, None, 1e4, 1821e-6),
-    ("inverse_root", "coupled_pe", "fp64", 2, 256, 1, None, 4.75e3, 145e-6),
-    ("inverse_root", "coupled_pe", "tf32", 2, 1024, 1, None, 1e4, 403e-6),
-    ("inverse_root", "coupled_pe", "bf16x3", 2, 1024, 1, None, 1e4, 589e-6),
-    ("inverse_root", "coupled_pe", "fp16x3", 2, 1024, 1, None, 1e4, 1008e-6),
-    ("inverse_root", "coupled_pe", "fp32", 2, 2048, 1, None, 1e4, 7739e-6),
-    ("inverse_apply", "graded_pe", "fp16", 2, 1024, 1, 64, 1e2, 221e-6),
-    ("inverse_apply", "coupled_pe", "fp16", 2, 2048, 1, 16, 1e2, 427e-6),
-    ("inverse_apply", "hybrid", "fp16", 2, 1024, 1, 64, 1e2, 1102e-6),
-    ("inverse_apply", "chebyshev", "fp16", 2, 1024, 1, 64, 1e2, 1123e-6),
-    ("polar", "polar_express", "fp16", None, 1024, 1, None, 1e3, 111e-6),
-    ("polar", "polar_express", "bf16", None, 1024, 16, None, 1e3, 809e-6),
-    ("polar", "polar_express", "bf16", None, 4096, 1, None, 1e3, 2184e-6),
-    ("polar", "polar_express", "fp64", None, 1024, 1, None, 1e3, 715e-6),
+    ("inverse_root", "graded_pe", "fp16", 2, 512, 1, None, 1e4, 87e-6),
+    ("inverse_root", "graded_pe", "fp16", 2, 1024, 1, None, 1e4, 183e-6),
+    ("inverse_root", "graded_pe", "fp16", 2, 1024, 16, None, 1e4, 1613e-6),
+    ("inverse_root", "graded_pe", "fp16", 2, 2048, 1, None, 5e3, 597e-6),
+    ("inverse_root", "graded_pe", "fp16", 2, 1024, 1, None, 1e2, 122e-6),
+    ("inverse_root", "coupled_pe", "fp16", 2, 1024, 1, None, 1e2, 144e-6),
+    ("inverse_root", "coupled_pe", "fp16", 2, 1024, 1, None, 1e4, 202e-6),
+    ("inverse_root", "coupled_pe", "fp16", 2, 1024, 16, None, 1e4, 1556e-6),
+    ("inverse_root", "coupled_pe", "fp64", 2, 256, 1, None, 4.75e3, 144e-6),
+    ("inverse_root", "coupled_pe", "tf32", 2, 1024, 1, None, 1e4, 411e-6),
+    ("inverse_root", "coupled_pe", "bf16x3", 2, 1024, 1, None, 1e4, 390e-6),
+    ("inverse_root", "coupled_pe", "fp16x3", 2, 1024, 1, None, 1e4, 427e-6),
+    ("inverse_root", "coupled_pe", "fp32", 2, 2048, 1, None, 1e4, 7653e-6),
+    ("inverse_apply", "graded_pe", "fp16", 2, 1024, 1, 64, 1e2, 204e-6),
+    ("inverse_apply", "coupled_pe", "fp16", 2, 2048, 1, 256, 1e2, 365e-6),
+    ("inverse_apply", "hybrid", "fp16", 2, 1024, 1, 64, 1e2, 1068e-6),
+    ("inverse_apply", "chebyshev", "fp16", 2, 1024, 1, 64, 1e2, 1081e-6),
+    ("polar", "polar_express", "fp16", None, 1024, 1, None, 1e3, 88e-6),
+    ("polar", "polar_express", "bf16", None, 1024, 16, None, 1e3, 758e-6),
+    ("polar", "polar_express", "bf16", None, 4096, 1, None, 1e3, 1910e-6),
+    ("polar", "polar_express", "fp64", None, 1024, 1, None, 1e3, 723e-6),
 ]
-"""Task, method, precision, p, n, batch, k, condition number, seconds: `production` on an H100 with the kernels of
-`ci/adr/0023-cost-model-by-products.md`, 2026-11. Later ones are faster, and the choices are right (`ci/adr/0017`)."""
+"""Task, method, precision, p, n, batch, k, condition number, seconds (medians of the launches' medians):
+`reports/h100-production.md`, 2026-11."""
 
 
 @pytest.mark.parametrize(("task", "method", "precision", "p", "n", "batch", "k", "kappa", "measured"), MEASURED)
