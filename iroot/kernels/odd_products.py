@@ -162,21 +162,22 @@ class _Iteration:
         if norm == "frobenius":
             (A,) = symmetric_sums(Matrices(M=X, N=X), (SumTerms(),), self._tiling)
             return _Basis(A=A, stretch=step.stretch / m, shift=step.shift, root=m**-0.5)
-        product = Matrices(M=X, N=X)
-        count = square_sums(product, self._tiling)
-        norms, square_norms = torch.empty(2, batches, count, dtype=torch.float32, device=X.device)
         unit = torch.empty(batches, dtype=torch.float32, device=X.device)
-        (A,) = symmetric_sums(product, (SumTerms(),), self._tiling, squares=norms)
+        A, norms = self._with_norms(X, UNSCALED)
         later = Scaling(kind="later", unit=unit)
         first = Scaling(kind="first", norms=norms, unit=unit, margin=margin)
         basis = _Basis(A=A, stretch=step.stretch, shift=step.shift, square=first, later=later, unit=unit)
         if norm == "gram":
             return basis
-        limited = Scaling(kind="limited", norms=norms)
-        (square,) = symmetric_sums(
-            Matrices(M=A, N=A), (SumTerms(),), self._tiling, scaling=limited, squares=square_norms
-        )  # fmt: skip
+        square, square_norms = self._with_norms(A, Scaling(kind="limited", norms=norms))
         return replace(basis, squared=Squared(A=A, square=square, norms=norms, square_norms=square_norms))
+
+    def _with_norms(self, M: Tensor, scaling: Scaling) -> tuple[Tensor, Tensor]:
+        """M M^T and its sums of squares, (batches, sums): as many as the kernel leaves that M's shape has."""
+        product = Matrices(M=M, N=M)
+        norms = torch.empty(len(M), square_sums(product, self._tiling), dtype=torch.float32, device=M.device)
+        (found,) = symmetric_sums(product, (SumTerms(),), self._tiling, scaling=scaling, squares=norms)
+        return found, norms
 
     def _polynomial(self, step: OddStep, basis: _Basis) -> Tensor:
         """B = q(X X^T) - a I."""

@@ -104,10 +104,11 @@ def scale_kernel(
     tl.store(x + place, rounded, mask=(i < m) & (j < pitch))
 
 
-@triton.jit(do_not_specialize=["n", "count"])
+@triton.jit(do_not_specialize=["n", "count", "square_count"])
 def combine_kernel(
     a, square, out, pitch,  # A, tau A^2 and the result, (batches, n, n) in rows of `pitch`
-    norms, square_norms, count,  # (batches, count): sums of squares of A and tau A^2
+    norms, count,  # (batches, count): sums of squares of A
+    square_norms, square_count,  # (batches, square_count): of tau A^2
     unit,  # (batches,): u
     n, margin, p, of_z, of_i,
     COUNT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DTYPE: tl.constexpr, OVERLAP: tl.constexpr,
@@ -128,7 +129,7 @@ def combine_kernel(
         # What is above reads A and its norms, from which the kernel before has made A^2; what is below, that.
         gdc_wait()
     square = tl.where(j < n, tl.load(square + place, mask=inside, other=0.0).to(tl.float32), 0.0)
-    u = unit_of(tl.sqrt(tl.sqrt(total_of(square_norms, batch, count, COUNT)) / tau), margin)
+    u = unit_of(tl.sqrt(tl.sqrt(total_of(square_norms, batch, square_count, COUNT)) / tau), margin)
     if tl.program_id(0) == 0:
         tl.store(unit + batch, u)
     value = p * (u * u / tau) * square + of_z * u * A
@@ -160,7 +161,7 @@ def normalised(G: Tensor, bound: StepBound, dtype: torch.dtype) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Squared:
-    """A and tau A^2, (batches, n, n), and the sums of their squares, (batches, tiles)."""
+    """A and tau A^2, (batches, n, n), and sums of their squares, (batches, sums), as many as the kernels left."""
 
     A: Tensor
     square: Tensor
@@ -174,13 +175,13 @@ def combine(known: Squared, terms: SumTerms, unit: Tensor, *, margin: float) -> 
     dtype, device = known.A.dtype, known.A.device
     out = empty_rows((batches, n, n), dtype, device)
     rows, columns = 8, 512
-    count = known.norms.shape[-1]
+    count, square_count = known.norms.shape[-1], known.square_norms.shape[-1]
     overlap = device.type == "cuda"
     on_grid(combine_kernel, (triton.cdiv(n, rows) * triton.cdiv(n, columns), batches))(
-        known.A, known.square, out, known.A.stride(1), known.norms, known.square_norms, count, unit, n, margin,
-        terms.P, terms.Z, terms.identity,
-        COUNT=power_of_two(count), ROWS=rows, COLUMNS=columns, DTYPE=TRITON_DTYPES[dtype], OVERLAP=overlap,
-        num_warps=4, launch_pdl=overlap, enable_fp_fusion=False,
+        known.A, known.square, out, known.A.stride(1), known.norms, count, known.square_norms, square_count, unit,
+        n, margin, terms.P, terms.Z, terms.identity,
+        COUNT=power_of_two(max(count, square_count)), ROWS=rows, COLUMNS=columns, DTYPE=TRITON_DTYPES[dtype],
+        OVERLAP=overlap, num_warps=4, launch_pdl=overlap, enable_fp_fusion=False,
     )  # fmt: skip
     return out
 

@@ -19,6 +19,8 @@ from iroot.tests.fresh_process import printed
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type == "cpu":  # read when the kernels are defined, and again when they run
     os.environ["TRITON_INTERPRET"] = "1"
+from iroot.kernels import odd_products as odd_products_module  # noqa: E402
+from iroot.kernels import sum_launch  # noqa: E402
 from iroot.kernels.multiply_add import BLOCKINGS, Blocking  # noqa: E402
 from iroot.kernels.odd_persistent import reference_odd_steps  # noqa: E402
 from iroot.kernels.odd_products import (  # noqa: E402
@@ -26,6 +28,8 @@ from iroot.kernels.odd_products import (  # noqa: E402
     choose_product_plan,
     odd_products,
 )
+from iroot.kernels.operands import empty_rows  # noqa: E402
+from iroot.kernels.step_passes import Squared, combine  # noqa: E402
 from iroot.kernels.sum_launch import square_sums, symmetric_sums  # noqa: E402
 from iroot.kernels.symmetric_sum import Matrices, Scaling, SumTerms  # noqa: E402
 from iroot.kernels.tiling import GRADED_TILINGS, Tiling, schedule  # noqa: E402
@@ -245,6 +249,52 @@ def test_what_is_not_finite_shows() -> None:
         assert not X.isfinite().any()
 
 
+@pytest.mark.parametrize("shape", [(3, 2000, 4096), (4, 1152, 4096), (1, 4096, 4096), (1, 2048, 8192)], ids=str)
+def test_every_product_has_room_for_its_own_sums_of_squares(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """X X^T and A A may have different kernels on a Hopper GPU, which leave different numbers of sums."""
+    found = []
+
+    def noted(
+        matrices: Matrices, sums: tuple[SumTerms, ...], tiling: Tiling, *, squares: Tensor, **options: Scaling
+    ) -> tuple[Tensor, ...]:
+        found.append((tuple(squares.shape), (shape[0], square_sums(matrices, tiling))))
+        return tuple(torch.empty(*shape[:2], shape[1], dtype=HALF, device="meta") for _ in sums)
+
+    monkeypatch.setattr(sum_launch, "lacks_gluon", lambda device: "")
+    monkeypatch.setattr(sum_launch, "processors", lambda device: 132)
+    monkeypatch.setattr(odd_products_module, "symmetric_sums", noted)
+    batch, m, n = shape
+    plan = choose_product_plan(m, n, batch, processors=132)
+    X = torch.empty(shape, dtype=HALF, device="meta")
+    basis = odd_products_module._Iteration(bound_of("schatten8"), plan)._first_basis(X, schedule_of(17)[0])
+    assert len(found) == 2
+    assert all(allocated == needed for allocated, needed in found)
+    assert basis.squared is not None
+    assert basis.squared.square_norms.shape[-1] == found[1][1][1]
+
+
+def test_sums_of_squares_of_two_products_have_their_own_numbers() -> None:
+    """3 of A, 7 of tau A^2, of each of two matrices; tau is 1 / 2 and 1 by the former."""
+    n, margin = 24, 1.1
+    A, square = (empty_rows((2, n, n), HALF, DEVICE).copy_(symmetric(n)) for _ in range(2))
+    totals, square_totals = torch.tensor([6e4, 1e4], device=DEVICE), torch.tensor([81.0, 16.0], device=DEVICE)
+    norms, square_norms = (
+        torch.softmax(gaussian(2, count, dtype=SINGLE), -1) * total[:, None]
+        for count, total in ((3, totals), (7, square_totals))
+    )
+    unit = torch.empty(2, device=DEVICE)
+    known = Squared(A=A, square=square, norms=norms, square_norms=square_norms)
+    T = combine(known, SumTerms(P=0.5, Z=-2.0, identity=0.25), unit, margin=margin)
+    tau = torch.tensor([0.5, 1.0], dtype=torch.float64, device=DEVICE)
+    u = 1.0 / (margin**2 * (square_totals.double().sqrt() / tau).sqrt())
+    assert torch.allclose(unit.double(), u, rtol=1e-5)
+    u, tau = u[:, None, None], tau[:, None, None]
+    exact = 0.5 * u**2 / tau * square.double() - 2.0 * u * A.double() + 0.25 * torch.eye(n, device=DEVICE)
+    assert error(T, exact) < 1e-3
+
+
 def test_an_empty_stack_and_bad_operands() -> None:
     assert odd_products(gaussian(0, 4, 5), YOU, dtype=BRAIN).dtype is BRAIN
     with pytest.raises(InvalidInputError, match=r"got \(8, 4\) torch\.float64"):
@@ -266,7 +316,9 @@ def test_plans(m: int, n: int, batches: int, tiling: Tiling) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("shape", [(768, 768), (1000, 1000), (2048, 2048), (1024, 4096), (3, 1024, 1024)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(768, 768), (1000, 1000), (2048, 2048), (1024, 4096), (3, 1024, 1024), (3, 2000, 4096)], ids=str
+)
 @pytest.mark.parametrize("in_squares", [False, True])
 def test_on_the_gpu(shape: tuple[int, ...], norm: str, in_squares: bool) -> None:
     """Twenty calls in a row, each against the first."""
