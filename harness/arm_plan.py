@@ -82,7 +82,7 @@ def plan_arms(
         raise UsageError(answer_b.error)
     declared = {planned.case.case_id: planned for answer in (answer_b, answer_a) for planned in answer.cases}
     plans = [_settled(arm, answer, declared.values(), request) for arm, answer in ((a, answer_a), (b, answer_b))]
-    cases_a, cases_b = narrowed(plans, wanted, name=manifest.name)
+    cases_a, cases_b = narrowed(plans, wanted, name=f"{manifest.name} on {device_kind}")
     return cases_a, cases_b
 
 

@@ -42,7 +42,8 @@ _TERM = re.compile(r"\s*([A-Za-z_]+)\s*(!=|<=|>=|=|~|<|>)\s*(.*?)\s*")
 _CUTOFF = 0.6
 """How alike two names must be for one to be offered for the other (difflib's ratio): `size` is no misspelled `case`."""
 _LISTED = 12
-"""How many of the names that there are a message lists."""
+"""How many of the names that there are a message lists; of long ones, with commas of their own, three."""
+_LONG = ("options", "case")
 
 KEYS = (*_TEXT, *_INTEGER)
 """What a filter may name."""
@@ -76,7 +77,8 @@ class _Term:
             return ""
         if self.key in _TEXT:
             names = sorted({_TEXT[self.key](case) for case in cases})
-            found = ((value, _text_hint(value, names)) for value in self.values if value not in names)
+            hint_of = _long_hint if self.key in _LONG else _text_hint
+            found = ((value, hint_of(value, names)) for value in self.values if value not in names)
         else:
             have = sorted({own for case in cases if (own := _INTEGER[self.key](case)) is not None})
             found = ((value, _integer_hint(int(value), have)) for value in self.values if int(value) not in have)
@@ -143,6 +145,13 @@ def case_selector(text: str) -> CaseFilter | CasePart:
 def _text_hint(value: str, names: list[str]) -> str:
     near = difflib.get_close_matches(value, names, n=1, cutoff=_CUTOFF)
     return f"did you mean '{near[0]}'?" if near else _listed(names[:_LISTED], of=len(names))
+
+
+def _long_hint(value: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(value, names, n=1, cutoff=_CUTOFF)
+    some = "; ".join(f"'{name}'" for name in near or names[:3])
+    more = f" and {len(names) - 3} more" if not near and len(names) > 3 else ""
+    return f"there is {some}{more}; ~ finds a part of one" if names else ""
 
 
 def _integer_hint(value: int, have: list[int]) -> str:

@@ -89,28 +89,32 @@ def expand(manifest: Manifest, *, device_kind: DeviceKind, filter: str | None = 
         )
     controls = {planned.case.case_id: planned for planned in _controls(manifest, device_kind)}
     cases = [planned for case_id, (_, planned) in declared.items() if case_id not in controls]
-    (kept,) = narrowed([(*cases, *controls.values())], wanted, name=manifest.name)
+    (kept,) = narrowed([(*cases, *controls.values())], wanted, name=f"{manifest.name} on {device_kind}")
     return Expansion(cases=kept, left_out=dict(left_out))
 
 
 def narrowed(
     plans: Sequence[tuple[PlannedCase, ...]], wanted: CaseFilter | None, *, name: str
 ) -> tuple[tuple[PlannedCase, ...], ...]:
-    """Of every plan of the manifest `name` the cases that pass a filter, and the control kernels, which always do.
+    """Of every plan of `name`, a manifest on a device, the cases that pass a filter, and the controls, which always do.
 
     Raises:
-        UsageError: no case of any plan passes, or the filter names with `=` what none has: a case that was asked for
-            would not be measured, and nothing later would miss it.
+        UsageError: no case of any plan passes but controls, or the filter names with `=` what none has: a case that
+            was asked for would not be measured, and nothing later would miss it.
     """
-    swept = {planned.case.case_id: planned.case for plan in plans for planned in plan if not planned.control}
-    if wanted is None or not swept:
+    if wanted is None:
         return tuple(plans)
-    misnamed = wanted.misnamed(list(swept.values()))
-    if not any(wanted(case) for case in swept.values()):
-        why = f": {misnamed}" if misnamed else ""
+    every = {planned.case.case_id: planned for plan in plans for planned in plan}
+    swept = [planned.case for planned in every.values() if not planned.control]
+    # A control is no misnomer, but nobody is referred to one.
+    misnamed = wanted.misnamed([planned.case for planned in every.values()]) and wanted.misnamed(swept)
+    if swept and not any(wanted(case) for case in swept):
+        named = any(wanted(planned.case) for planned in every.values())
+        why = misnamed or ("control kernels, which it names, are measured with every filter" if named else "")
+        why = f": {why}" if why else ""
         raise UsageError(f"--filter '{wanted.text}' keeps none of the {len(swept)} cases of {name}{why}")
     if misnamed:
-        raise UsageError(f"--filter '{wanted.text}': {misnamed}")
+        raise UsageError(f"--filter '{wanted.text}', {name}: {misnamed}")
     return tuple(tuple(planned for planned in plan if planned.control or wanted(planned.case)) for plan in plans)
 
 

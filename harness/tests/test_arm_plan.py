@@ -81,10 +81,11 @@ def test_a_manifest_that_fits_neither_arm_is_refused_with_its_reason(older: Arm)
 @pytest.mark.parametrize(
     ("filter", "message"),
     [
-        ("n=99", r"--filter 'n=99' keeps none of the \d+ cases of tiny: no case has n '99'; they have: 8"),
+        ("n=99", r"--filter 'n=99' keeps none of the \d+ cases of tiny on cpu: no case has n '99'; they have: 8"),
         (
             "p=2,method=coupled_pe|nwton_db",
-            "--filter 'p=2,method=coupled_pe|nwton_db': no case has method 'nwton_db'; did you mean 'newton_db'",
+            "--filter 'p=2,method=coupled_pe|nwton_db', tiny on cpu: no case has method 'nwton_db'; "
+            "did you mean 'newton_db'",
         ),
         ("taks=polar", "--filter: unknown key 'taks'"),
     ],

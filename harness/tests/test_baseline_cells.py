@@ -206,7 +206,7 @@ def test_other_machines_and_filters_without_a_case(folder: Path, tmp_path: Path)
     with pytest.raises(UsageError, match=r"--cases 'method=qr' fits no case of .*-quick-.*: no case has method 'qr'"):
         prepare([_run(7)], tmp_path, reason="r", cases=parse_filter("method=qr"))
     half = f"case={IDS[1]}|nothing"
-    with pytest.raises(UsageError, match=rf"^--cases '{re.escape(half)}': no case has case 'nothing'; they have: "):
+    with pytest.raises(UsageError, match=rf"^--cases '{re.escape(half)}': no case has case 'nothing'; there is '"):
         prepare([_run(7)], tmp_path, reason="r", cases=parse_filter(half))
 
 

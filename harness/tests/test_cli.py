@@ -150,9 +150,12 @@ def test_save_manifest(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
         (["smoke", "--filter", "n>=99999"], "--filter 'n>=99999' keeps none of the "),
         (
             ["smoke", "--filter", "p=7"],
-            "--filter 'p=7' keeps none of the 12 cases of smoke: no case has p '7'; they have: 2, 4",
+            "--filter 'p=7' keeps none of the 12 cases of smoke on cpu: no case has p '7'; they have: 2, 4",
         ),
-        (["smoke", "--filter", "task=gemm|polr"], "--filter 'task=gemm|polr': no case has task 'polr'; did you mean "),
+        (
+            ["smoke", "--filter", "task=gemm|polr"],
+            "--filter 'task=gemm|polr', smoke on cpu: no case has task 'polr'; did you mean ",
+        ),
         (["smoke", "--device", "gpu"], "--device: must be cpu, cuda or cuda:INDEX, got 'gpu'"),
         (["smoke", "--device", "cuda:99"], "--device: 'cuda:99' was asked for, this machine has "),
         (["smoke", "--resume", "latest"], "--resume goes on with that run's own plan; remove MANIFEST"),

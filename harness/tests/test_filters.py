@@ -89,6 +89,21 @@ def test_a_long_list_of_names_is_cut() -> None:
     assert parse_filter("problem=xyz").misnamed(named) == f"no case has problem 'xyz'; they have: {first} and 8 more"
 
 
+def test_of_long_names_three_are_shown() -> None:
+    """Case ids, and options, whose commas would run together; one that is near stands alone."""
+    fields = ROOT.model_dump(exclude={"m", "n"})
+    sizes = [Case(**fields, m=16 * i, n=16 * i) for i in range(1, 6)]
+    ids = sorted(case.case_id for case in sizes)
+    shown = "; ".join(f"'{each}'" for each in ids[:3])
+    assert parse_filter("case=no").misnamed(sizes) == (
+        f"no case has case 'no'; there is {shown} and 2 more; ~ finds a part of one"
+    )
+    near = ids[0].replace("inverse", "invers")
+    assert parse_filter(f"case={near}").misnamed(sizes[:1]) == (
+        f"no case has case '{near}'; there is '{ids[0]}'; ~ finds a part of one"
+    )
+
+
 def test_a_coordinate_that_no_case_has() -> None:
     assert parse_filter("p=2").misnamed([POLAR, GEMM]) == "no case has p '2'; they have no p"
 

@@ -243,14 +243,16 @@ def test_refuses(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("filter", "message"),
     [
-        ("n>=4096", "--filter 'n>=4096' keeps none of the 1 cases of quick"),
+        ("n>=4096", "--filter 'n>=4096' keeps none of the 1 cases of quick on cpu"),
         ("taks=polar", "--filter: unknown key 'taks' in 'taks=polar'; did you mean 'task'?"),
-        ("n=7", "--filter 'n=7' keeps none of the 1 cases of quick: no case has n '7'; they have: 64"),
-        ("task=polar|polr", "--filter 'task=polar|polr': no case has task 'polr'; did you mean 'polar'?"),
+        ("n=7", "--filter 'n=7' keeps none of the 1 cases of quick on cpu: no case has n '7'; they have: 64"),
+        ("task=polar|polr", "--filter 'task=polar|polr', quick on cpu: no case has task 'polr'; did you mean 'polar'?"),
+        ("task=polar|solve", "--filter 'task=polar|solve', quick on cpu: no case has task 'solve'; they have: polar"),
         (
-            "task=polar|gemm",
-            "--filter 'task=polar|gemm': no case has task 'gemm'; they have: polar",
-        ),  # but for controls
+            "task=gemm",
+            "--filter 'task=gemm' keeps none of the 1 cases of quick on cpu: "
+            "control kernels, which it names, are measured with every filter",
+        ),
     ],
 )
 def test_refuses_filters(filter: str, message: str) -> None:
@@ -259,6 +261,9 @@ def test_refuses_filters(filter: str, message: str) -> None:
 
 def test_a_filter_of_names_that_exist_and_do_not_go_together() -> None:
     both = ROOTS + POLAR
-    assert refusal(both, filter="task=polar,p=2") == "--filter 'task=polar,p=2' keeps none of the 13 cases of quick"
+    assert (
+        refusal(both, filter="task=polar,p=2") == "--filter 'task=polar,p=2' keeps none of the 13 cases of quick on cpu"
+    )
     cases = plan(read(both), device_kind="cpu", filter="task=polar|inverse_root,n=64,method=polar_express|eigh")
     assert [planned.case.method for planned in swept(cases)] == ["eigh", "eigh", "polar_express"]
+    assert len(swept(plan(read(POLAR), device_kind="cpu", filter="task=polar|gemm"))) == 1  # a control is named, too
