@@ -47,7 +47,7 @@ from iroot.kernels.tiling import Tiling
 from iroot.kernels.wide_tiles import SIDE
 
 STAGES = 4
-"""They fill a multiprocessor's shared memory, and are as many as a slot has result steps."""
+"""Five do not fit a multiprocessor's shared memory; as many as a slot has result steps of one result."""
 
 _GROUP_WARPS = 4
 _GROUP_REGISTERS = gl.constexpr(240)

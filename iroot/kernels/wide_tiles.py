@@ -43,7 +43,8 @@ def slots_of(n: int) -> int:
 
 STRIP = 6
 """Pairs of columns in a strip, which is gone through row by row: slots of one time share operands in L2. Of n = 8192 a
-Gram product takes 757, 739, 739 and 761 us in strips of 2, 4, 6 and 8, of 4096 99, 99, 95 and 95 (H100, 2026-11-23)."""
+Gram product takes 757, 739, 739 and 761 us in strips of 2, 4, 6 and 8, of 4096 99, 99, 95 and 95, in one run (H100,
+2026-11-23)."""
 
 
 @lru_cache(maxsize=256)
