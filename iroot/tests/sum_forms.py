@@ -48,3 +48,30 @@ def by_both(
             out.fill_(torch.nan)
         kernel(matrices, sums, tiling, found, scaling=scaling)
     return results[0], results[1]
+
+
+def assert_squares_and_scalars(
+    launch: Callable[..., None], tiling: Tiling, parts: int, *, n: int, depth: int, batch: int
+) -> None:
+    """A Gram product leaves `parts` sums of squares of each matrix, and scalars made of them are as in float64."""
+    X = gaussian(batch, n, depth, torch.float16, 0)
+    norms = torch.full((batch, parts), torch.nan, device=DEVICE)
+    unit = torch.empty(batch, device=DEVICE)
+    A = empty_rows((batch, n, n), torch.float16, DEVICE)
+    launch(Matrices(M=X, N=X), (SumTerms(),), tiling, [A], squares=norms)
+    total = A.double().square().sum((-2, -1))
+    assert torch.allclose(norms.double().sum(-1), total, rtol=1e-5)
+    (found,), (expected,) = by_both(launch, Matrices(M=X, N=X), BOTH[:1], tiling)
+    assert torch.equal(found, expected)
+    first = Scaling(kind="first", norms=norms, unit=unit, margin=1.1)
+    sums = (SumTerms(P=2.0, Z=3.0, identity=1.0), SumTerms(Z=-1.0))
+    results, _ = by_both(launch, Matrices(M=A, N=A, Z=A), sums, tiling, first)
+    u = 1.0 / (1.21 * total.sqrt())
+    assert torch.allclose(unit.double(), u, rtol=1e-5)
+    Y = u[:, None, None] * A.double()
+    for result, exact in zip(results, (2.0 * Y @ Y + 3.0 * Y + torch.eye(n, device=DEVICE), Y @ Y - Y), strict=True):
+        assert (result.double() - exact).norm() < 5e-4 * exact.norm()
+    limited = Scaling(kind="limited", norms=1e2 * norms)
+    (square,), _ = by_both(launch, Matrices(M=A, N=A), (SumTerms(),), tiling, limited)
+    exact = (3e4 / (1e2 * total)).clamp(max=1.0)[:, None, None] * (A.double() @ A.double())
+    assert (square.double() - exact).norm() < 5e-4 * exact.norm()

@@ -22,7 +22,6 @@ from iroot.kernels.balanced_tiles import (  # noqa: E402
     shares_of,
 )
 from iroot.kernels.hopper import lacks_gluon  # noqa: E402
-from iroot.kernels.operands import empty_rows  # noqa: E402
 from iroot.kernels.sum_launch import is_for_balanced, square_sums, symmetric_sums  # noqa: E402
 from iroot.kernels.symmetric import Terms, symmetric_product  # noqa: E402
 from iroot.kernels.symmetric_sum import UNSCALED, Matrices, Scaling, SumTerms  # noqa: E402
@@ -131,25 +130,7 @@ def test_gram_products_squares_and_scalars(n: int, depth: int, batch: int) -> No
     """Depths beside n; what the kernel sums itself agrees with float64."""
     from iroot.kernels.hopper_balanced import hopper_balanced_sums
 
-    X = gaussian(batch, n, depth, torch.float16, 0)
-    norms = torch.full((batch, 2 * shares_of(n)), torch.nan, device=DEVICE)
-    unit = torch.empty(batch, device=DEVICE)
-    A = empty_rows((batch, n, n), torch.float16, DEVICE)
-    hopper_balanced_sums(Matrices(M=X, N=X), (SumTerms(),), PLAIN, [A], squares=norms)
-    total = A.double().square().sum((-2, -1))
-    assert torch.allclose(norms.double().sum(-1), total, rtol=1e-5)
-    (found,), (expected,) = by_both(Matrices(M=X, N=X), BOTH[:1])
-    assert torch.equal(found, expected)
-    first = Scaling(kind="first", norms=norms, unit=unit, margin=1.1)
-    results, _ = by_both(Matrices(M=A, N=A, Z=A), (SumTerms(P=2.0, Z=3.0, identity=1.0), SumTerms(Z=-1.0)), first)
-    u = 1.0 / (1.21 * total.sqrt())
-    assert torch.allclose(unit.double(), u, rtol=1e-5)
-    Y = u[:, None, None] * A.double()
-    for result, exact in zip(results, (2.0 * Y @ Y + 3.0 * Y + torch.eye(n, device=DEVICE), Y @ Y - Y), strict=True):
-        assert (result.double() - exact).norm() < 5e-4 * exact.norm()
-    (square,), _ = by_both(Matrices(M=A, N=A), (SumTerms(),), Scaling(kind="limited", norms=1e2 * norms))
-    exact = (3e4 / (1e2 * total)).clamp(max=1.0)[:, None, None] * (A.double() @ A.double())
-    assert (square.double() - exact).norm() < 5e-4 * exact.norm()
+    sum_forms.assert_squares_and_scalars(hopper_balanced_sums, PLAIN, 2 * shares_of(n), n=n, depth=depth, batch=batch)
 
 
 @pytest.mark.gpu

@@ -19,7 +19,7 @@ from iroot.kernels import symmetric as products  # noqa: E402
 from iroot.kernels.device_tiles import device_programs  # noqa: E402
 from iroot.kernels.diagonal_pairs import device_pairs, paired_schedule, saves_a_wave  # noqa: E402
 from iroot.kernels.hopper import lacks_gluon  # noqa: E402
-from iroot.kernels.operands import empty_rows, operand  # noqa: E402
+from iroot.kernels.operands import operand  # noqa: E402
 from iroot.kernels.sum_launch import is_for_small_gluon, symmetric_sums  # noqa: E402
 from iroot.kernels.symmetric import Terms, symmetric_product  # noqa: E402
 from iroot.kernels.symmetric_sum import UNSCALED, Matrices, Scaling, SumTerms  # noqa: E402
@@ -136,25 +136,8 @@ def test_gram_products_squares_and_scalars(n: int, depth: int, batch: int) -> No
     """Depths beside n; what the kernel sums itself agrees with float64, tile by tile."""
     from iroot.kernels.hopper_small_sum import hopper_small_sums
 
-    X = gaussian(batch, n, depth, HALF, 0)
-    norms = torch.full((batch, len(schedule(n, 1, 64, 0))), torch.nan, device=DEVICE)
-    unit = torch.empty(batch, device=DEVICE)
-    A = empty_rows((batch, n, n), HALF, DEVICE)
-    hopper_small_sums(Matrices(M=X, N=X), (SumTerms(),), SMALL, [A], squares=norms)
-    total = A.double().square().sum((-2, -1))
-    assert torch.allclose(norms.double().sum(-1), total, rtol=1e-5)
-    (found,), (expected,) = by_both(Matrices(M=X, N=X), BOTH[:1])
-    assert torch.equal(found, expected)
-    first = Scaling(kind="first", norms=norms, unit=unit, margin=1.1)
-    (found,), _ = by_both(Matrices(M=A, N=A, Z=A), (SumTerms(P=2.0, Z=3.0, identity=1.0),), first)
-    u = 1.0 / (1.21 * total.sqrt())
-    assert torch.allclose(unit.double(), u, rtol=1e-5)
-    Y = u[:, None, None] * A.double()
-    exact = 2.0 * Y @ Y + 3.0 * Y + torch.eye(n, device=DEVICE)
-    assert (found.double() - exact).norm() < 5e-4 * exact.norm()
-    (square,), _ = by_both(Matrices(M=A, N=A), (SumTerms(),), Scaling(kind="limited", norms=1e2 * norms))
-    exact = (3e4 / (1e2 * total)).clamp(max=1.0)[:, None, None] * (A.double() @ A.double())
-    assert (square.double() - exact).norm() < 5e-4 * exact.norm()
+    tiles = len(schedule(n, 1, 64, 0))
+    sum_forms.assert_squares_and_scalars(hopper_small_sums, SMALL, tiles, n=n, depth=depth, batch=batch)
 
 
 @pytest.mark.gpu

@@ -17,10 +17,10 @@ import triton  # noqa: E402
 
 from iroot.kernels import sum_launch  # noqa: E402
 from iroot.kernels.hopper import lacks_gluon  # noqa: E402
-from iroot.kernels.operands import empty_rows, processors  # noqa: E402
+from iroot.kernels.operands import processors  # noqa: E402
 from iroot.kernels.rehearsal import on_grid, rehearse  # noqa: E402
 from iroot.kernels.sum_launch import is_for_gluon, symmetric_sums  # noqa: E402
-from iroot.kernels.symmetric_sum import UNSCALED, Matrices, Scaling, SumTerms  # noqa: E402
+from iroot.kernels.symmetric_sum import UNSCALED, Matrices, Scaling, SumTerms, triton_sums  # noqa: E402
 from iroot.kernels.tiling import GRADED_TILINGS, Tiling, schedule  # noqa: E402
 from iroot.tests import sum_forms  # noqa: E402
 from iroot.tests.sum_forms import BOTH, gaussian, symmetric  # noqa: E402
@@ -104,6 +104,12 @@ def test_bit_for_bit_with_tritons_kernel(n: int, batch: int, tiling: Tiling, dty
                         assert torch.equal(found, found.mT)
 
 
+def test_tritons_kernel_leaves_what_those_in_gluon_do() -> None:
+    """What the next test asks of each of them, where there is no such GPU."""
+    tiles = len(schedule(150, 1, SMALL.block, SMALL.tail))
+    sum_forms.assert_squares_and_scalars(triton_sums, SMALL, tiles, n=150, depth=40, batch=2)
+
+
 @pytest.mark.gpu
 @runs_gluon
 @pytest.mark.parametrize(("n", "depth", "batch"), [(2048, 8192, 1), (1000, 40, 2), (512, 4096, 16)])
@@ -111,25 +117,8 @@ def test_gram_products_squares_and_scalars(n: int, depth: int, batch: int) -> No
     """Depths beside n; what the kernel sums itself agrees with float64."""
     from iroot.kernels.hopper_sum import hopper_sums
 
-    X = gaussian(batch, n, depth, HALF, 0)
     tiles = len(schedule(n, 1, TAIL.block, TAIL.tail))
-    norms, unit = torch.full((batch, tiles), torch.nan, device=DEVICE), torch.empty(batch, device=DEVICE)
-    A = empty_rows((batch, n, n), HALF, DEVICE)
-    hopper_sums(Matrices(M=X, N=X), (SumTerms(),), TAIL, [A], squares=norms)
-    total = A.double().square().sum((-2, -1))
-    assert torch.allclose(norms.double().sum(-1), total, rtol=1e-5)
-    (found,), (expected,) = by_both(Matrices(M=X, N=X), BOTH[:1], TAIL)
-    assert torch.equal(found, expected)
-    first = Scaling(kind="first", norms=norms, unit=unit, margin=1.1)
-    results, _ = by_both(Matrices(M=A, N=A, Z=A), (SumTerms(P=2.0, Z=3.0, identity=1.0), SumTerms(Z=-1.0)), TAIL, first)
-    u = 1.0 / (1.21 * total.sqrt())
-    assert torch.allclose(unit.double(), u, rtol=1e-5)
-    Y = u[:, None, None] * A.double()
-    for result, exact in zip(results, (2.0 * Y @ Y + 3.0 * Y + torch.eye(n, device=DEVICE), Y @ Y - Y), strict=True):
-        assert (result.double() - exact).norm() < 5e-4 * exact.norm()
-    (square,), _ = by_both(Matrices(M=A, N=A), (SumTerms(),), TAIL, Scaling(kind="limited", norms=1e2 * norms))
-    exact = (3e4 / (1e2 * total)).clamp(max=1.0)[:, None, None] * (A.double() @ A.double())
-    assert (square.double() - exact).norm() < 5e-4 * exact.norm()
+    sum_forms.assert_squares_and_scalars(hopper_sums, TAIL, tiles, n=n, depth=depth, batch=batch)
 
 
 @pytest.mark.gpu
