@@ -2,7 +2,9 @@
 
 Times of different days carry the machine's own changes. A control kernel, code that the project does not own, measured
 in the same launches carries them too, so the ratio of the two is followed: the geometric mean of a case's launch
-medians over that of the controls executed in the same mode. A case without such a control is followed in seconds.
+medians over that of the controls executed in the same mode, each weighted by 1 over the variance between its launches,
+as in a comparison (`harness.stats.pool_controls`): one that says little must not drown the cases. A case without such a
+control is followed in seconds.
 
 Change points are found by PELT (Killick, Fearnhead, Eckley 2012; `ruptures`), which minimises over segmentations of the
 log values y
@@ -121,7 +123,8 @@ def _levels(logs: Floats, changes: Sequence[int]) -> list[float]:
 def _series(case_id: str, ordered: Sequence[RunSummary]) -> Series:
     behind = [each for each in ordered if case_id in each.cases and _timed(each.cases[case_id])]
     controls = _common_controls(case_id, behind)
-    points = tuple(_point(each, case_id, controls) for each in behind)
+    weights = _weights(controls, behind)
+    points = tuple(_point(each, case_id, weights) for each in behind)
     logs = np.log([point.value for point in points])
     positions = change_points(logs)
     levels = _levels(logs, positions)
@@ -151,11 +154,24 @@ def _common_controls(case_id: str, behind: Sequence[RunSummary]) -> tuple[str, .
     )
 
 
-def _point(summary: RunSummary, case_id: str, controls: Sequence[str]) -> Point:
+def _weights(controls: Sequence[str], behind: Sequence[RunSummary]) -> dict[str, float]:
+    """1 over the mean variance of a control's log launch medians in a run; equal where one is unknown or zero."""
+    variances = {}
+    for control in controls:
+        logs = [np.log(list(each.cases[control].launch_medians_s.values())) for each in behind]
+        variances[control] = float(np.mean([np.var(one, ddof=1) if len(one) > 1 else 0.0 for one in logs]))
+    if not all(variances.values()):
+        return dict.fromkeys(controls, 1.0)
+    return {control: 1.0 / variance for control, variance in variances.items()}
+
+
+def _point(summary: RunSummary, case_id: str, weights: dict[str, float]) -> Point:
     time_s = _typical_s(summary.cases[case_id])
-    controls_s = [_typical_s(summary.cases[control]) for control in controls]
-    value = time_s / statistics.geometric_mean(controls_s) if controls_s else time_s
-    return Point(run=summary.run, value=value, time_s=time_s)
+    if not weights:
+        return Point(run=summary.run, value=time_s, time_s=time_s)
+    controls_s = [_typical_s(summary.cases[control]) for control in weights]
+    machine = math.exp(statistics.fmean(map(math.log, controls_s), weights.values()))
+    return Point(run=summary.run, value=time_s / machine, time_s=time_s)
 
 
 def _timed(case: CaseSummary) -> bool:

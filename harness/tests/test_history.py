@@ -104,6 +104,26 @@ def test_the_ratio_to_the_controls_cancels_the_machine() -> None:
     assert [point.time_s for point in first.points] != pytest.approx([point.value / 2e3 for point in first.points])
 
 
+def test_a_control_that_says_little_counts_little() -> None:
+    """One that spreads by 30 % between launches, and wanders by as much between runs, beside one of 0.2 %."""
+    noisy = make.make_planned(make.make_case("device_copy", task="copy"), control=True)
+    name, generator = noisy.case.case_id, np.random.default_rng(4)
+    runs = []
+    for number in range(1, 9):
+        run = make.make_run((*CASES, noisy), number=number, status=RunStatus.COMPLETE)
+        times = {FIRST: 1e-3, SECOND: 2e-3, CONTROL: 5e-4, name: 5e-4}
+        summary = make.make_summary(run, medians_s=times, sigma=0.002, seed=number)
+        wandering = summary.cases[name]
+        factors = np.exp(generator.normal(0.0, 0.3) + generator.normal(0.0, 0.3, len(wandering.launch_medians_s)))
+        medians = {n: t * f for (n, t), f in zip(wandering.launch_medians_s.items(), factors, strict=True)}
+        cases = summary.cases | {name: wandering.model_copy(update={"launch_medians_s": medians})}
+        runs.append(summary.model_copy(update={"cases": cases}))
+    first, _ = histories(runs, _every)
+    assert set(first.controls) == {CONTROL, name}
+    assert [point.value for point in first.points] == pytest.approx([2.0] * 8, rel=0.01)
+    assert first.changes == ()
+
+
 def test_a_change_names_the_software_that_came_with_it() -> None:
     runs = _runs()
     newer = make.SOFTWARE.model_copy(update={"triton": "3.9.0"})
