@@ -131,7 +131,10 @@ def bottom_line(verdicts: Sequence[CaseVerdict]) -> str:
     elif undecided:
         return f"No regression found; {_undecided(undecided, len(verdicts))}"
     else:
-        return f"No significant change among {total}."
+        line = f"No significant change among {total}."
+    new = sum(row.verdict is Verdict.NEW for row in verdicts)
+    if new:
+        line += f" New, with nothing to compare: {new}."
     return f"{line} {_undecided(undecided, len(verdicts))}" if undecided else line
 
 

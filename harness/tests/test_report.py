@@ -309,6 +309,8 @@ def test_bottom_line_without_any_change() -> None:
         "No regression found; 1 of 2 cases was too noisy to judge on this machine: end other programs, or measure more "
         "launches."
     )
+    new = unchanged.model_copy(update={"verdict": Verdict.NEW})
+    assert bottom_line([unchanged, new, new]) == "No significant change among 3 cases. New, with nothing to compare: 2."
     assert bottom_line([noisy, noisy]).startswith("No regression found; 2 of 2 cases were too noisy to judge")
     assert bottom_line([]) == "There is no case to compare."
 
