@@ -158,8 +158,9 @@ def _weights(controls: Sequence[str], behind: Sequence[RunSummary]) -> dict[str,
     """1 over the mean variance of a control's log launch medians in a run; equal where one is unknown or zero."""
     variances = {}
     for control in controls:
-        logs = [np.log(list(each.cases[control].launch_medians_s.values())) for each in behind]
-        variances[control] = float(np.mean([np.var(one, ddof=1) if len(one) > 1 else 0.0 for one in logs]))
+        medians = [list(each.cases[control].launch_medians_s.values()) for each in behind]
+        known = [float(np.var(np.log(of_run), ddof=1)) for of_run in medians if len(of_run) > 1]
+        variances[control] = statistics.fmean(known) if known else 0.0
     if not all(variances.values()):
         return dict.fromkeys(controls, 1.0)
     return {control: 1.0 / variance for control, variance in variances.items()}
